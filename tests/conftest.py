@@ -1,0 +1,57 @@
+"""What every test stands on: an environment of its own, and a real server per session (and xdist worker)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.postgres import FAST_OPTIONS, create_database, drop_database, open_folder
+
+from toolbox_cli.db.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    """A folder outside of pytest's, which the embedded server's account can pass."""
+    with open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def data_dir(session_folder: Path) -> Iterator[Path]:
+    """The test's own TOOLBOX_DATA_DIR: not there yet; a server left in it is stopped at the end."""
+    folder = session_folder / uuid.uuid4().hex[:8]
+    yield folder
+    if folder.exists():
+        EmbeddedServer(folder).stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's reaches a test: neither variables (libpq's included) nor a ``.env``."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name == "DATABASE_URL" or name.startswith(("EMBEDDING_", "TOOLBOX_", "PG")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TOOLBOX_DATA_DIR", str(data_dir))
+
+
+@pytest.fixture(scope="session")
+def server(session_folder: Path) -> Iterator[EmbeddedServer]:
+    """The session's server, without durability."""
+    server = EmbeddedServer(session_folder / "session", FAST_OPTIONS)
+    with server.use():
+        yield server
+
+
+@pytest.fixture
+def empty_database(server: EmbeddedServer) -> Iterator[str]:
+    """The conninfo of a new, empty database, dropped at the end."""
+    conninfo = create_database(server)
+    yield conninfo
+    drop_database(server, conninfo)

@@ -1,0 +1,5 @@
+"""``python -m toolbox_cli`` is the command ``toolbox``."""
+
+from toolbox_cli.cli import main
+
+main()

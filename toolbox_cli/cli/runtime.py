@@ -1,0 +1,223 @@
+"""The composition root: builds what a command needs, and is the only caller of ``asyncio.run``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from toolbox_cli.cli import report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import psycopg
+
+    from toolbox_cli.core.target import TargetOptions
+    from toolbox_cli.db.embedded import EmbeddedServer
+    from toolbox_cli.db.embeddings import PostgresEmbeddingStore
+    from toolbox_cli.db.inspection import PostgresInspector
+    from toolbox_cli.db.registry import Registry
+    from toolbox_cli.db.search import PostgresSearchStore
+    from toolbox_cli.db.tools import PostgresToolStore
+    from toolbox_cli.db.transfer import PostgresTransferStore
+    from toolbox_cli.domain.models import Generation, Target
+    from toolbox_cli.domain.ports import Embedder
+    from toolbox_cli.domain.settings import Settings
+
+Result = TypeVar("Result")
+
+
+class Services:
+    """Everything a command may ask for, built when it is asked for and closed at the end."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._stack = AsyncExitStack()
+        self._conninfo: str | None = None
+        self._embedded: EmbeddedServer | None = None
+        self._connection: psycopg.AsyncConnection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @cached_property
+    def settings(self) -> Settings:
+        from toolbox_cli.domain.settings import load_settings
+
+        return load_settings()
+
+    @property
+    def embedded_server(self) -> EmbeddedServer:
+        """The embedded server of these settings, whether it is in use or not."""
+        from toolbox_cli.db.embedded import EmbeddedServer, default_data_dir
+
+        return EmbeddedServer(default_data_dir(self.settings))
+
+    async def conninfo(self) -> str:
+        """The database's connection string; starts the embedded server for this command when no database is set."""
+        from toolbox_cli.db.connection import conninfo_from_url, session_parameters
+
+        if self._conninfo is None:
+            url = self.settings.database_url
+            if url is None:
+                self._embedded = self.embedded_server
+                self._stack.enter_context(self._embedded.use())
+                base = self._embedded.conninfo()
+            else:
+                base = conninfo_from_url(url.get_secret_value())
+            timeout = self.settings.connect_timeout
+            self._conninfo = session_parameters(base, command=self._command, connect_timeout=timeout)
+        return self._conninfo
+
+    async def connect(self) -> psycopg.AsyncConnection:
+        """A new session, closed at the end of the command."""
+        from toolbox_cli.db.connection import connect
+
+        connection = await connect(await self.conninfo())
+        self._stack.push_async_callback(connection.close)
+        return connection
+
+    async def connection(self) -> psycopg.AsyncConnection:
+        """The command's main session."""
+        if self._connection is None:
+            self._connection = await self.connect()
+        return self._connection
+
+    async def registry(self) -> Registry:
+        from toolbox_cli.db.registry import Registry
+
+        return Registry(
+            await self.conninfo(),
+            await self.connection(),
+            lock_timeout_ms=self.settings.lock_timeout_ms,
+            wait_timeout=self.settings.wait_timeout,
+            embedded=self._embedded is not None,
+        )
+
+    async def tools(self) -> PostgresToolStore:
+        from toolbox_cli.db.tools import PostgresToolStore
+
+        registry = await self.registry()
+        (await registry.state()).check_registry()
+        return PostgresToolStore(registry.connection)
+
+    async def transfer(self) -> PostgresTransferStore:
+        from toolbox_cli.db.transfer import PostgresTransferStore
+
+        registry = await self.registry()
+        (await registry.state()).check_registry()
+        return PostgresTransferStore(registry.connection)
+
+    async def search_store(self) -> PostgresSearchStore:
+        from toolbox_cli.db.search import PostgresSearchStore
+
+        return PostgresSearchStore(await self.connection())
+
+    async def embedding_store(self) -> PostgresEmbeddingStore:
+        from toolbox_cli.db.embeddings import PostgresEmbeddingStore
+
+        reader, writer = await self.connection(), await self.connect()
+        return await PostgresEmbeddingStore.create(reader, writer, self.settings.wait_timeout)
+
+    async def inspector(self) -> PostgresInspector:
+        from toolbox_cli.db.inspection import PostgresInspector
+
+        return PostgresInspector(await self.registry())
+
+    async def generation(self, role: str = "current") -> Generation:
+        """The registry's generation in a role; StateError when there is none."""
+        from toolbox_cli.domain.models import Role
+
+        return (await (await self.registry()).state()).require_generation(Role(role))
+
+    async def target(self, options: TargetOptions) -> Target:
+        """What a migration is to lead to."""
+        from toolbox_cli.core.target import resolve_target
+
+        return await resolve_target(options, self.settings, await (await self.registry()).current(), self._probe)
+
+    def configured_embedder(self) -> Embedder:
+        """The service that the settings name, whatever the registry holds."""
+        from toolbox_cli.core.service import configured_service
+        from toolbox_cli.embedding import build_embedder
+
+        service = configured_service(self.settings)
+        return build_embedder(
+            model=service.model,
+            dimension=self.settings.embedding_dimension,
+            document_prefix=service.document_prefix,
+            query_prefix=service.query_prefix,
+            endpoint_url=service.endpoint_url,
+            api_key=self.settings.api_key(service.api_key_env),
+            request_timeout=self.settings.request_timeout,
+            retry_timeout=self.settings.retry_timeout,
+        )
+
+    async def backup(self, path: Path | None) -> Callable[[], Awaitable[None]] | None:
+        """What makes a backup before a change, or None where none was asked for."""
+        from toolbox_cli.db.backup import dump
+
+        if path is None:
+            return None
+        conninfo = await self.conninfo()
+
+        async def make() -> None:
+            await asyncio.to_thread(dump, conninfo, path)
+
+        return make
+
+    async def _probe(self, model: str, endpoint_url: str) -> int:
+        from toolbox_cli.embedding import build_embedder
+
+        embedder = build_embedder(
+            model=model,
+            dimension=None,
+            document_prefix="",
+            query_prefix="",
+            endpoint_url=endpoint_url,
+            api_key=self.settings.api_key("EMBEDDING_API_KEY"),
+            request_timeout=min(5.0, self.settings.request_timeout),
+            retry_timeout=0,
+        )
+        try:
+            return int((await embedder.embed_query("a tool that adds two numbers")).shape[0])
+        finally:
+            await embedder.aclose()
+
+    def embedder(self, generation: Generation) -> Embedder:
+        """The model of a generation, at the generation's service; the caller closes it."""
+        from toolbox_cli.core.service import service_of
+        from toolbox_cli.embedding import build_embedder
+
+        service = service_of(generation, self.settings)
+        if service.note is not None:
+            report.note(service.note)
+        return build_embedder(
+            model=service.model,
+            dimension=generation.dimension,
+            document_prefix=service.document_prefix,
+            query_prefix=service.query_prefix,
+            endpoint_url=service.endpoint_url,
+            api_key=self.settings.api_key(service.api_key_env),
+            request_timeout=self.settings.request_timeout,
+            retry_timeout=self.settings.retry_timeout,
+        )
+
+
+def run(command: str, action: Callable[[Services], Awaitable[Result]]) -> Result:
+    """Carry out one command's action with its services."""
+
+    async def with_services() -> Result:
+        async with Services(command) as services:
+            return await action(services)
+
+    return asyncio.run(with_services())

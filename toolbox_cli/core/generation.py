@@ -1,0 +1,78 @@
+"""Changes of schema and generations: show, agree, back up, lock, look again, carry out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from toolbox_cli.domain.changes import Outline, SchemaChange, SchemaStore, same_agreement
+from toolbox_cli.domain.errors import NegativeAnswerError, StateError
+
+if TYPE_CHECKING:
+    from toolbox_cli.domain.ports import Progress
+
+
+@dataclass(frozen=True)
+class Consent:
+    """How an operator agrees. ``ask`` is None where nobody can be asked (no terminal)."""
+
+    yes: bool = False
+    force: bool = False
+    ask: Callable[[Outline], bool] | None = None
+
+
+async def change(
+    store: SchemaStore,
+    plan: Callable[[], Awaitable[SchemaChange]],
+    *,
+    consent: Consent,
+    dry_run: bool,
+    progress: Progress,
+    backup: Callable[[], Awaitable[None]] | None = None,
+) -> Outline:
+    """Carry a planned change out, or only show it.
+
+    Raises NegativeAnswerError when something would be lost or set aside and nobody agreed, StateError when views
+    depend on a column that moves or when the registry has changed since the question was asked.
+    """
+    agreed = (await plan()).outline
+    if dry_run or agreed.empty:
+        return agreed
+    _check_dependents(agreed, consent)
+    _check_consent(agreed, consent)
+    if backup is not None:
+        await backup()
+    async with store.exclusive_lock():
+        # The answer may have taken hours, and another operator may have been faster.
+        planned = await plan()
+        if not same_agreement(agreed, planned.outline):
+            raise StateError(
+                "the registry has changed while the question was open",
+                hint="Nothing was done. Run the command again.",
+            )
+        await planned.execute(progress)
+        return planned.outline
+
+
+def _check_dependents(outline: Outline, consent: Consent) -> None:
+    if outline.dependents and not consent.force:
+        raise StateError(
+            f"these read a column that is about to be renamed and would stay on the old one: "
+            f"{', '.join(outline.dependents)}",
+            hint="Drop them and create them again afterwards, or go on with --force.",
+        )
+
+
+def _check_consent(outline: Outline, consent: Consent) -> None:
+    if consent.yes or not (outline.losses or outline.retires):
+        return
+    if consent.ask is not None:
+        if not consent.ask(outline):
+            raise NegativeAnswerError("not agreed; nothing was changed")
+        return
+    if outline.losses:
+        raise NegativeAnswerError(
+            f"this would lose for good: {'; '.join(outline.losses)}",
+            hint="Nothing was changed. --yes agrees to it, --backup FILE keeps a copy, --dry-run shows the plan.",
+        )

@@ -1,0 +1,103 @@
+-- name: census --
+-- The one way to count: active tools of a generation by the state of their vectors.
+SELECT count(*) AS active,
+       count(*) FILTER (WHERE fresh) AS fresh,
+       count(*) FILTER (WHERE NOT fresh AND NOT failed AND present) AS stale,
+       count(*) FILTER (WHERE NOT fresh AND NOT failed AND NOT present) AS missing,
+       count(*) FILTER (WHERE NOT fresh AND failed) AS failed
+FROM (
+    SELECT t.{column} IS NOT NULL AS present,
+           t.{column} IS NOT NULL AND coalesce(t.{fingerprint} = x.fingerprint, false) AS fresh,
+           coalesce(f.fingerprint = x.fingerprint, false) AS failed
+    FROM tools t
+    CROSS JOIN LATERAL (
+        SELECT toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                   toolbox_tool_text(t.name::text, t.description::text, t.input_schema)) AS fingerprint
+        OFFSET 0) x
+    LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
+    WHERE t.is_active
+) counted;
+
+-- name: scope --
+-- What a reindex would look at, by range of ids: how many tools, how many it would embed and why, what it would send.
+SELECT (id / %(range_size)s)::int AS range, count(*) AS selected,
+       count(*) FILTER (WHERE fresh AND NOT %(everything)s) AS unchanged,
+       count(*) FILTER (WHERE NOT fresh AND failed) AS failed_before,
+       count(*) FILTER (WHERE NOT fresh AND NOT failed AND NOT present) AS missing,
+       count(*) FILTER (WHERE NOT fresh AND NOT failed AND present) AS stale,
+       count(*) FILTER (WHERE fresh AND %(everything)s) AS forced,
+       coalesce(sum(characters) FILTER (WHERE NOT fresh OR %(everything)s), 0)::bigint AS characters
+FROM (
+    SELECT t.id, length(x.text) AS characters, t.{column} IS NOT NULL AS present,
+           t.{column} IS NOT NULL AND coalesce(t.{fingerprint} = y.fingerprint, false) AS fresh,
+           coalesce(f.fingerprint = y.fingerprint, false) AS failed
+    FROM tools t
+    CROSS JOIN LATERAL (
+        SELECT toolbox_tool_text(t.name::text, t.description::text, t.input_schema) AS text OFFSET 0) x
+    CROSS JOIN LATERAL (
+        SELECT toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s, x.text)
+               AS fingerprint OFFSET 0) y
+    LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
+    WHERE (t.is_active OR %(include_inactive)s)
+      AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
+      AND (%(ids)s::bigint[] IS NULL OR t.id = ANY (%(ids)s::bigint[]))
+) counted
+GROUP BY 1
+ORDER BY 1;
+
+-- name: pending --
+-- Tools of an id range whose vector has to be made, with the text and fingerprint to make it from.
+SELECT t.id, t.name::text AS name, x.text, y.fingerprint, f.tool_id IS NOT NULL AS failed_before
+FROM tools t
+CROSS JOIN LATERAL (
+    SELECT toolbox_tool_text(t.name::text, t.description::text, t.input_schema) AS text OFFSET 0) x
+CROSS JOIN LATERAL (
+    SELECT toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s, x.text)
+           AS fingerprint OFFSET 0) y
+LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
+                              AND f.fingerprint = y.fingerprint
+WHERE t.id >= %(first)s AND t.id < %(past)s
+  AND (t.is_active OR %(include_inactive)s)
+  AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
+  AND (%(ids)s::bigint[] IS NULL OR t.id = ANY (%(ids)s::bigint[]))
+  AND (%(everything)s OR t.{column} IS NULL OR t.{fingerprint} IS DISTINCT FROM y.fingerprint)
+ORDER BY t.id;
+
+-- name: write --
+-- Store vectors with their fingerprints, in one statement, and only where the text is still the one they were made from.
+UPDATE tools t SET {column} = v.embedding, {fingerprint} = v.fingerprint
+FROM unnest(%(ids)s::bigint[], %(vectors)s, %(fingerprints)s::bytea[]) AS v(id, embedding, fingerprint)
+WHERE t.id = v.id
+  AND v.fingerprint = toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                          toolbox_tool_text(t.name::text, t.description::text, t.input_schema))
+RETURNING t.id;
+
+-- name: forget_failures --
+-- A tool that has its vector now is no failure any more.
+DELETE FROM embedding_failures WHERE generation_id = %(generation_id)s AND tool_id = ANY (%(ids)s::int[]);
+
+-- name: record_failure --
+-- Quarantine: the service refused this very text. The tool may have been deleted meanwhile.
+INSERT INTO embedding_failures AS f (tool_id, generation_id, fingerprint, error)
+SELECT t.id, %(generation_id)s, %(fingerprint)s, %(error)s FROM tools t WHERE t.id = %(tool_id)s
+ON CONFLICT (tool_id, generation_id) DO UPDATE
+SET error = excluded.error, fingerprint = excluded.fingerprint, failed_at = now(),
+    attempts = CASE WHEN f.fingerprint = excluded.fingerprint THEN f.attempts + 1 ELSE 1 END;
+
+-- name: vector_oids --
+-- The type numbers that binary parameters need: pgvector's are different in every database.
+SELECT 'vector'::regtype::oid::int AS vector, 'vector[]'::regtype::oid::int AS vectors;
+
+-- name: try_range --
+-- Claim a range of ids for this session.
+SELECT pg_try_advisory_lock(%(space)s::int, %(range)s::int);
+
+-- name: release_range --
+-- Give a range back.
+SELECT pg_advisory_unlock(%(space)s::int, %(range)s::int);
+
+-- name: resolve_tools --
+-- Ids for what an operator typed: an id or a name.
+SELECT wanted, (SELECT t.id FROM tools t WHERE t.name = wanted OR t.id::text = wanted
+                ORDER BY (t.name = wanted) DESC LIMIT 1) AS id
+FROM unnest(%(wanted)s::text[]) AS wanted;

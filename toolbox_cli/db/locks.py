@@ -1,0 +1,65 @@
+"""Advisory locks: who may change the schema and the generations.
+
+A session-level advisory lock dies with its session, so a killed command leaves nothing behind. Commands that
+change the schema or the generations take it exclusively; a reindex takes it shared, so that any number of them
+run side by side but never beside a change of what they write to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+
+from toolbox_cli.db.faults import database_errors
+from toolbox_cli.db.queries import query
+from toolbox_cli.domain.errors import LockBusyError
+
+#: First key of all our advisory locks: the bytes of "tool". The second key says which lock it is.
+LOCK_SPACE = 0x746F6F6C
+SCHEMA_LOCK = 1
+
+
+@asynccontextmanager
+async def registry_lock(
+    connection: psycopg.AsyncConnection, *, wait_seconds: float, shared: bool = False
+) -> AsyncIterator[None]:
+    """Hold the registry's lock on this session; raises LockBusyError that names the holder after ``wait_seconds``.
+
+    It is polled, not waited for: a waiting session would show up as blocked, and could not be interrupted cleanly.
+    """
+    mode = "shared" if shared else "exclusive"
+    deadline = time.monotonic() + wait_seconds
+    with database_errors():
+        while not await _try(connection, mode):
+            if time.monotonic() >= deadline:
+                raise LockBusyError(
+                    f"another toolbox command is at work on this registry: {await _holder(connection)}",
+                    hint="Wait until it has ended (`toolbox status` shows it), then run this again.",
+                )
+            await asyncio.sleep(0.1)
+    try:
+        yield
+    finally:
+        # A lost session has released its locks by itself.
+        if not connection.closed and not connection.broken:
+            with database_errors():
+                await connection.execute(query("locks", f"unlock_{mode}"), {"space": LOCK_SPACE, "key": SCHEMA_LOCK})
+
+
+async def _try(connection: psycopg.AsyncConnection, mode: str) -> bool:
+    cursor = await connection.execute(query("locks", f"try_lock_{mode}"), {"space": LOCK_SPACE, "key": SCHEMA_LOCK})
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+async def _holder(connection: psycopg.AsyncConnection) -> str:
+    cursor = await connection.execute(query("locks", "lock_holder"), {"space": LOCK_SPACE, "key": SCHEMA_LOCK})
+    row = await cursor.fetchone()
+    if row is None:
+        return "it has just ended"
+    pid, name, since = row
+    return f"{name or 'an unnamed session'} (server process {pid}, since {since:%Y-%m-%d %H:%M:%S} UTC)"

@@ -1,0 +1,34 @@
+-- name: try_lock_exclusive --
+-- Take the registry's lock for a change of schema or generations, without waiting.
+SELECT pg_try_advisory_lock(%(space)s::int, %(key)s::int);
+
+-- name: try_lock_shared --
+-- Take the registry's lock for work that any number of sessions may do at once.
+SELECT pg_try_advisory_lock_shared(%(space)s::int, %(key)s::int);
+
+-- name: unlock_exclusive --
+-- Give the exclusive lock back.
+SELECT pg_advisory_unlock(%(space)s::int, %(key)s::int);
+
+-- name: unlock_shared --
+-- Give the shared lock back.
+SELECT pg_advisory_unlock_shared(%(space)s::int, %(key)s::int);
+
+-- name: lock_holder --
+-- Who holds the registry's lock: server process, the name it gave itself, and since when it is connected.
+SELECT l.pid, a.application_name, a.backend_start AT TIME ZONE 'UTC'
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.classid = %(space)s::int::oid AND l.objid = %(key)s::int::oid AND l.pid <> pg_backend_pid()
+ORDER BY a.backend_start
+LIMIT 1;
+
+-- name: table_holders --
+-- Sessions that hold a lock on the table tools, the oldest transaction first.
+SELECT l.pid, a.application_name, a.state, extract(epoch FROM now() - a.xact_start)::float8 AS age
+FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.relation = to_regclass('tools') AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL
+GROUP BY l.pid, a.application_name, a.state, a.xact_start
+ORDER BY a.xact_start LIMIT 3;

@@ -1,0 +1,83 @@
+-- name: server --
+-- What server this is, and which pgvector it has installed in this database.
+SELECT current_setting('server_version') AS server_version,
+       current_setting('server_version_num')::int AS server_version_number,
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector_version,
+       (SELECT default_version FROM pg_available_extensions WHERE name = 'vector') AS pgvector_available;
+
+-- name: tables --
+-- Which of the tables that matter are there, as search_path finds them.
+SELECT name, coalesce(obj_description(to_regclass(name), 'pg_class'), '') AS comment
+FROM unnest(ARRAY['tools', 'tool_executions', 'alembic_version', 'embedding_generations', 'embedding_failures',
+                  '_yoyo_migration', 'yoyo_lock']) AS name
+WHERE to_regclass(name) IS NOT NULL;
+
+-- name: columns --
+-- The columns of the table tools with their types, e.g. vector(768).
+SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
+FROM pg_attribute a
+WHERE a.attrelid = to_regclass('tools') AND a.attnum > 0 AND NOT a.attisdropped;
+
+-- name: functions --
+-- Which of our functions are there.
+SELECT name FROM unnest(ARRAY['toolbox_tool_text(text,text,json)',
+                              'toolbox_fingerprint(text,integer,text,integer,text)']) AS name
+WHERE to_regprocedure(name) IS NOT NULL;
+
+-- name: vector_indexes --
+-- Vector indexes of the table tools. The column is found through pg_depend, which also knows those of expressions.
+SELECT c.relname AS name, a.attname AS "column", am.amname AS method,
+       split_part(format_type(e.atttypid, NULL), '(', 1) AS element, o.opcname AS operator_class,
+       CASE WHEN e.atttypmod > 0 THEN e.atttypmod END AS dimension,
+       i.indisvalid AS valid, pg_get_indexdef(c.oid) AS definition, pg_relation_size(c.oid) AS size_bytes
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_am am ON am.oid = c.relam
+JOIN pg_opclass o ON o.oid = i.indclass[0]
+JOIN pg_attribute e ON e.attrelid = c.oid AND e.attnum = 1
+JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid > 0
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
+WHERE i.indrelid = to_regclass('tools') AND am.amname IN ('hnsw', 'ivfflat')
+  AND a.attname = ANY (ARRAY['embedding', 'embedding_next', 'embedding_previous'])
+GROUP BY c.oid, c.relname, a.attname, am.amname, e.atttypid, e.atttypmod, o.opcname, i.indisvalid
+ORDER BY c.relname;
+
+-- name: generations --
+-- The live generations.
+SELECT id, role, model, canonical_model, dimension, document_prefix, query_prefix, template_version,
+       endpoint_url, api_key_env, index_method, created_at, activated_at, rolled_back_at
+FROM embedding_generations WHERE role IN ('current', 'building', 'previous');
+
+-- name: applied --
+-- Migrations that yoyo has marked as applied.
+SELECT migration_id FROM _yoyo_migration ORDER BY migration_id;
+
+-- name: count_vectors --
+-- How many rows, active or not, hold a vector in this column. Reads no vector, only the null bitmaps.
+SELECT count({column}) FROM tools;
+
+-- name: count_tools --
+-- How many tools there are, active or not.
+SELECT count(*) FROM tools;
+
+-- name: dependents --
+-- Views and materialised views that read a vector column: a rename would leave them on the old one.
+SELECT DISTINCT v.oid::regclass::text AS name,
+       CASE v.relkind WHEN 'm' THEN 'materialised view' ELSE 'view' END AS kind, a.attname AS "column"
+FROM pg_depend d
+JOIN pg_rewrite r ON r.oid = d.objid
+JOIN pg_class v ON v.oid = r.ev_class
+JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+  AND d.refobjid = to_regclass('tools') AND d.refobjsubid > 0 AND v.oid <> d.refobjid
+  AND a.attname = ANY (ARRAY['embedding', 'embedding_next', 'embedding_previous'])
+ORDER BY 1;
+
+-- name: break_yoyo_lock --
+-- yoyo's lock is a row that outlives a killed process; whoever holds the advisory lock may clear it.
+DELETE FROM yoyo_lock;
+
+-- name: vector_type_exists --
+-- Whether a name is known as a type here (pgvector may sit in a schema outside of search_path).
+SELECT to_regtype('vector') IS NOT NULL;

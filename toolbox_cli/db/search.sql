@@ -1,0 +1,50 @@
+-- name: count_candidates --
+-- How many tools the filters leave, counted no further than needed to choose between exact and index search.
+SELECT count(*) FROM (
+    SELECT FROM tools t
+    WHERE t.{column} IS NOT NULL AND (t.is_active OR %(include_inactive)s)
+      AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
+      AND (%(tags)s::jsonb IS NULL OR t.tags::jsonb @> %(tags)s::jsonb)
+    LIMIT %(enough)s) counted;
+
+-- name: exact --
+-- Every candidate by its true distance. "+ 0" keeps the planner from an index that would only approximate it.
+SELECT id, name, description, category, 1 - distance AS similarity
+FROM (
+    SELECT t.id, t.name::text AS name, t.description::text AS description, t.category::text AS category,
+           (t.{column} <=> %(vector)s::vector) + 0 AS distance
+    FROM tools t
+    WHERE t.{column} IS NOT NULL AND (t.is_active OR %(include_inactive)s)
+      AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
+      AND (%(tags)s::jsonb IS NULL OR t.tags::jsonb @> %(tags)s::jsonb)
+) measured
+WHERE distance <> 'NaN'
+ORDER BY distance, id
+LIMIT %(limit)s;
+
+-- name: by_index --
+-- Candidates from the vector index, in its own expression, then ranked by their true distance.
+SELECT id, name, description, category, 1 - distance AS similarity
+FROM (
+    SELECT t.id, t.name::text AS name, t.description::text AS description, t.category::text AS category,
+           t.{column} <=> %(vector)s::vector AS distance
+    FROM tools t
+    WHERE t.{column} IS NOT NULL AND (t.is_active OR %(include_inactive)s)
+      AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
+      AND (%(tags)s::jsonb IS NULL OR t.tags::jsonb @> %(tags)s::jsonb)
+    ORDER BY {expression} {operator} {probe}
+    LIMIT %(candidates)s
+) measured
+WHERE distance <> 'NaN'
+ORDER BY distance, id
+LIMIT %(limit)s;
+
+-- name: tune --
+-- Settings of one transaction: how far the index looks, and that it is used at all (the planner does not know that
+-- vectors live in TOAST and takes a sequential scan for cheap).
+SELECT set_config('hnsw.ef_search', %(ef_search)s::text, true), set_config('ivfflat.probes', %(probes)s::text, true),
+       set_config('enable_seqscan', 'off', true);
+
+-- name: iterate --
+-- pgvector 0.8 and later go on looking until enough candidates pass the filters.
+SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('ivfflat.iterative_scan', 'relaxed_order', true);

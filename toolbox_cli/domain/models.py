@@ -1,0 +1,235 @@
+"""The nouns of the product. Field names are those of the JSON that scripts rely on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: pgvector's ``vector`` type stores at most 16,000 dimensions (VECTOR_MAX_DIM in pgvector's src/vector.h).
+MAX_DIMENSION = 16_000
+
+#: The text template that the SQL function ``toolbox_tool_text`` builds. Part of every fingerprint.
+TEMPLATE_VERSION = 1
+
+IndexMethod = Literal["hnsw", "ivfflat", "none"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Role(StrEnum):
+    """What a generation is to the registry; each of the three live roles has one vector column."""
+
+    CURRENT = "current"
+    BUILDING = "building"
+    PREVIOUS = "previous"
+
+    @property
+    def column(self) -> str:
+        return _VECTOR_COLUMNS[self]
+
+    @property
+    def fingerprint_column(self) -> str:
+        return f"{self.column}_fingerprint"
+
+    @property
+    def index_name(self) -> str:
+        return f"ix_tools_{self.column}"
+
+
+_VECTOR_COLUMNS = {
+    Role.CURRENT: "embedding",
+    Role.BUILDING: "embedding_next",
+    Role.PREVIOUS: "embedding_previous",
+}
+
+
+class EmbeddingSpace(Frozen):
+    """One embedding space. Two vectors are comparable only if all five fields are equal.
+
+    ``model`` is None where vectors were found in an adopted registry and nothing says who made them.
+    """
+
+    model: str | None
+    dimension: int
+    document_prefix: str = ""
+    query_prefix: str = ""
+    template_version: int = TEMPLATE_VERSION
+
+
+class Generation(Frozen):
+    """A row of ``embedding_generations`` in a live role."""
+
+    id: int
+    role: Role
+    #: The name as the service spells it; None for vectors found in an adopted registry.
+    model: str | None
+    #: The name that fingerprints are made with: one per model, whatever a service calls it. Stored, so that a
+    #: later catalogue cannot turn fresh vectors stale.
+    canonical_model: str | None
+    dimension: int
+    document_prefix: str
+    query_prefix: str
+    template_version: int
+    endpoint_url: str | None
+    api_key_env: str | None
+    index_method: IndexMethod
+    created_at: datetime
+    activated_at: datetime | None
+    rolled_back_at: datetime | None
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        return EmbeddingSpace(
+            model=self.model,
+            dimension=self.dimension,
+            document_prefix=self.document_prefix,
+            query_prefix=self.query_prefix,
+            template_version=self.template_version,
+        )
+
+
+class Target(Frozen):
+    """The embedding space that an operator asks for, and the service that makes it."""
+
+    space: EmbeddingSpace
+    endpoint_url: str
+    api_key_env: str | None = "EMBEDDING_API_KEY"
+    index_method: IndexMethod | None = None
+
+
+class VectorIndex(Frozen):
+    """An index on a vector column, as PostgreSQL's catalogue describes it.
+
+    ``element`` is the indexed type: ``vector`` for a plain column index, ``halfvec`` or ``bit`` for an
+    expression index. ``dimension`` is that of the indexed expression.
+    """
+
+    name: str
+    column: str
+    method: str
+    element: str
+    operator_class: str
+    dimension: int | None
+    valid: bool
+    definition: str
+    size_bytes: int = 0
+
+
+class Census(Frozen):
+    """The one way to count: a partition of the active tools of one generation.
+
+    ``active == fresh + stale + missing + failed``; a tool is *failed* when its present text was refused by the
+    service, *stale* when its vector has no or another fingerprint, *missing* when it has no vector.
+    """
+
+    active: int
+    fresh: int
+    stale: int
+    missing: int
+    failed: int
+
+
+class ServerInfo(Frozen):
+    server_version: str
+    server_version_number: int
+    pgvector_version: str | None
+    embedded: bool = False
+
+
+class Tool(Frozen):
+    """One row of ``tools`` without its vectors."""
+
+    id: int
+    name: str
+    description: str
+    category: str
+    tags: Any = Field(default_factory=list)
+    input_schema: Any = Field(default_factory=dict)
+    output_schema: Any = None
+    implementation_type: str
+    implementation_code: str | None = None
+    is_active: bool
+    version: str
+    created_at: datetime
+    updated_at: datetime
+    metadata: Any = None
+
+
+class ToolSummary(Frozen):
+    id: int
+    name: str
+    description: str
+    category: str
+    tags: Any
+    is_active: bool
+
+
+class PendingTool(Frozen):
+    """A tool whose vector has to be made: its text as SQL built it, and the fingerprint of that text."""
+
+    id: int
+    name: str
+    text: str
+    fingerprint: bytes
+    failed_before: bool = False
+
+
+class ToolFailure(Frozen):
+    """A tool that was not embedded, with the service's words."""
+
+    id: int
+    name: str
+    error: str
+
+
+class ReindexSummary(Frozen):
+    """``selected == embedded + unchanged + failed`` unless the run was interrupted. Times are in seconds."""
+
+    generation: Literal["current", "building"]
+    selected: int
+    embedded: int
+    unchanged: int
+    failed: int
+    failures: list[ToolFailure]
+    seconds: float
+    tools_per_second: float
+    index_seconds: float
+
+
+class SearchHit(Frozen):
+    """``similarity`` is the cosine, 1 − distance, in [−1, 1]."""
+
+    id: int
+    name: str
+    description: str
+    category: str
+    similarity: float
+
+
+class SearchResult(Frozen):
+    query: str
+    mode: str
+    model: str | None
+    threshold: float | None
+    results: list[SearchHit]
+
+
+class CheckStatus(StrEnum):
+    PASS = "pass"  # noqa: S105 - a verdict, no password
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Check(Frozen):
+    """One line of ``toolbox verify``; ``remedy`` is the one command that mends it."""
+
+    name: str
+    status: CheckStatus
+    detail: str
+    remedy: str | None = None

@@ -1,0 +1,95 @@
+"""What a reindex is asked to do, and what it found to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
+
+from toolbox_cli.domain.models import Census, Frozen, Generation, PendingTool
+
+if TYPE_CHECKING:
+    from toolbox_cli.domain.ports import Vectors
+
+
+class Selection(Frozen):
+    """Which tools: None means no restriction. ``everything`` also takes those that are fresh."""
+
+    everything: bool = False
+    include_inactive: bool = False
+    category: str | None = None
+    ids: list[int] | None = None
+
+
+#: Ids a range: the unit that a worker claims, and that one query reads.
+RANGE_SIZE = 2_048
+
+
+class RangeScope(Frozen):
+    """One range of ids counted: ids from ``range * RANGE_SIZE`` up to the next range.
+
+    ``selected == unchanged + failed_before + missing + stale + forced``; ``characters`` counts the texts that would
+    be sent.
+    """
+
+    range: int
+    selected: int
+    unchanged: int
+    failed_before: int
+    missing: int
+    stale: int
+    forced: int
+    characters: int
+
+    @property
+    def pending(self) -> int:
+        return self.selected - self.unchanged
+
+
+class Scope(Frozen):
+    """A selection counted, range by range."""
+
+    ranges: list[RangeScope]
+
+    @property
+    def selected(self) -> int:
+        return sum(part.selected for part in self.ranges)
+
+    @property
+    def unchanged(self) -> int:
+        return sum(part.unchanged for part in self.ranges)
+
+    @property
+    def pending(self) -> int:
+        return sum(part.pending for part in self.ranges)
+
+    @property
+    def characters(self) -> int:
+        return sum(part.characters for part in self.ranges)
+
+    def reasons(self) -> dict[str, int]:
+        """Why tools would be embedded: how many for each reason."""
+        names = ("missing", "stale", "failed_before", "forced")
+        return {name: sum(getattr(part, name) for part in self.ranges) for name in names}
+
+
+class EmbeddingStore(Protocol):
+    """Where vectors are kept; see ``db.embeddings`` for what each promise rests on."""
+
+    def shared_lock(self) -> AbstractAsyncContextManager[None]: ...
+
+    async def resolve(self, wanted: Sequence[str]) -> list[int]: ...
+
+    async def census(self, generation: Generation) -> Census: ...
+
+    async def scope(self, generation: Generation, selection: Selection) -> Scope: ...
+
+    async def pending(self, generation: Generation, selection: Selection, number: int) -> list[PendingTool]: ...
+
+    async def claim(self, number: int) -> bool: ...
+
+    async def release(self, number: int) -> None: ...
+
+    async def write(self, generation: Generation, tools: Sequence[PendingTool], vectors: Vectors) -> int: ...
+
+    async def record_failure(self, generation: Generation, tool: PendingTool, error: str) -> None: ...

@@ -1,0 +1,51 @@
+"""Embedding services and the built-in model, behind ``domain.ports.Embedder``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolbox_cli.domain.catalog import find_model
+from toolbox_cli.domain.settings import BUILTIN
+
+if TYPE_CHECKING:
+    from toolbox_cli.embedding.http import HttpEmbedder
+    from toolbox_cli.embedding.local import LocalEmbedder
+
+
+def build_embedder(
+    *,
+    model: str,
+    dimension: int | None,
+    document_prefix: str,
+    query_prefix: str,
+    endpoint_url: str,
+    api_key: str | None,
+    request_timeout: float,
+    retry_timeout: float,
+) -> HttpEmbedder | LocalEmbedder:
+    """The embedder of one space. No request is made and no model read before its first use.
+
+    ``dimension`` None takes what the service makes. ``dimensions`` is sent only where the catalogue knows
+    that the model takes it and a cut is asked for: servers refuse it, or ignore it, for others. Times are in
+    seconds. Raises ConfigurationError.
+    """
+    if endpoint_url == BUILTIN:
+        from toolbox_cli.embedding.local import LocalEmbedder
+
+        return LocalEmbedder(
+            model=model, dimension=dimension, document_prefix=document_prefix, query_prefix=query_prefix
+        )
+    from toolbox_cli.embedding.http import HttpEmbedder
+
+    known = find_model(model)
+    return HttpEmbedder(
+        endpoint_url=endpoint_url,
+        model=model,
+        dimension=dimension,
+        document_prefix=document_prefix,
+        query_prefix=query_prefix,
+        api_key=api_key,
+        send_dimensions=known is not None and known.dimensions_parameter and dimension not in (None, known.dimension),
+        request_timeout=request_timeout,
+        retry_timeout=retry_timeout,
+    )
