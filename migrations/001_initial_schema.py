@@ -98,7 +98,10 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
     if "tool_executions" not in state.tables:
         statements.append(Statement(sql.SQL(EXECUTIONS), "the log of executions"))
         statements += [Statement(sql.SQL(text), "an index that the server relies on") for text in EXECUTION_INDEXES]
+        comment = sql.SQL("COMMENT ON TABLE tool_executions IS {}").format(sql.Literal(TABLE_COMMENT))
+        statements.append(Statement(comment, "remember who made the table"))
         tables.add("tool_executions")
+        after = replace(after, created_executions=True)
     after = replace(after, tables=frozenset(tables), pgvector_version=state.pgvector_version or "new")
     return Plan(tuple(statements), after)
 
@@ -108,13 +111,14 @@ def downgrade(state: RegistryState, target: Target) -> Plan:
         return Plan((), state)
     if not state.created_by_toolbox:
         return Plan((), state, notes=("the tables stay: they were there before toolbox adopted the registry",))
-    statements = (
-        Statement(sql.SQL("DROP TABLE IF EXISTS tool_executions"), "the log of executions goes"),
-        Statement(sql.SQL("DROP TABLE tools"), "the registry goes"),
-    )
-    after = replace(state, tables=state.tables - {"tools", "tool_executions"}, columns={}, indexes=())
-    losses = (f"the registry itself: {state.tools} tools and the log of their executions",)
-    return Plan(statements, after, losses=losses)
+    statements = [Statement(sql.SQL("DROP TABLE tools"), "the registry goes")]
+    gone, lost = {"tools"}, f"the registry itself: {state.tools} tools"
+    if state.created_executions:
+        # Before the table that it refers to. One that was there before toolbox cannot refer to it, and stays.
+        statements.insert(0, Statement(sql.SQL("DROP TABLE tool_executions"), "the log of executions goes"))
+        gone, lost = gone | {"tool_executions"}, f"{lost} and the log of their executions"
+    after = replace(state, tables=state.tables - gone, columns={}, indexes=())
+    return Plan(tuple(statements), after, losses=(lost,), moves=frozenset(state.columns))
 
 
 step(execute_planned, execute_planned)

@@ -67,6 +67,39 @@ RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$
 """
 
+# What is stored beside a vector: the fingerprint (16 bytes), then hashes of the raw row and of the space (8 bytes each).
+# The last two spare the census from building every text again: where they match, the text is the same. A raw row that
+# differs (a new version of PostgreSQL may even hash it differently) only costs the longer look.
+SEAL = r"""
+CREATE OR REPLACE FUNCTION toolbox_short_seal(
+    model text, dimension integer, document_prefix text, template_version integer,
+    name text, description text, input_schema json)
+RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT int8send(hashtextextended(concat_ws(chr(31), name, description, input_schema::text), 0))
+        || int8send(hashtextextended(concat_ws(chr(31), model, dimension, document_prefix, template_version), 0))
+$$;
+CREATE OR REPLACE FUNCTION toolbox_seal(
+    model text, dimension integer, document_prefix text, template_version integer,
+    name text, description text, input_schema json)
+RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT toolbox_fingerprint(model, dimension, document_prefix, template_version,
+                               toolbox_tool_text(name, description, input_schema))
+        || toolbox_short_seal(model, dimension, document_prefix, template_version, name, description, input_schema)
+$$;
+CREATE OR REPLACE FUNCTION toolbox_matches(
+    stored bytea, model text, dimension integer, document_prefix text, template_version integer,
+    name text, description text, input_schema json)
+RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN stored IS NULL OR model IS NULL THEN false
+        WHEN substring(stored FROM 17) = toolbox_short_seal(model, dimension, document_prefix, template_version,
+                                                            name, description, input_schema) THEN true
+        ELSE substring(stored FOR 16) = toolbox_fingerprint(model, dimension, document_prefix, template_version,
+                                                           toolbox_tool_text(name, description, input_schema))
+    END
+$$
+"""
+
 GENERATIONS = """
 CREATE TABLE IF NOT EXISTS embedding_generations (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -104,14 +137,28 @@ CREATE TABLE IF NOT EXISTS embedding_failures (
 )
 """
 
+SERVICES = """
+CREATE TABLE IF NOT EXISTS embedding_services (
+    endpoint_url     text        NOT NULL,
+    model            text        NOT NULL,
+    max_batch        integer,
+    tools_per_second real,
+    profile          json,
+    learned_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (endpoint_url, model)
+)
+"""
+
 
 def upgrade(state: RegistryState, target: Target) -> Plan:
     draft = Draft(state)
     draft.add(sql.SQL(TOOL_TEXT), "the text of a tool, built in one place")
     draft.add(sql.SQL(FINGERPRINT), "the fingerprint of a text in an embedding space")
+    draft.add(sql.SQL(SEAL), "what is stored beside a vector, and how it is compared")
     draft.add(sql.SQL(GENERATIONS), "the embedding spaces of this registry and their history")
     draft.add(sql.SQL(ONE_OF_EACH), "at most one generation in each live role")
     draft.add(sql.SQL(FAILURES), "tools that the service refused, with its words")
+    draft.add(sql.SQL(SERVICES), "what reindex has learned of a service: batch limit, speed")
     draft.add_fingerprint(Role.CURRENT, "which text and space each embedding was made from")
     current, previous = state.dimension_of(Role.CURRENT), state.dimension_of(Role.PREVIOUS)
     if current == target.space.dimension:
@@ -123,9 +170,9 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
         draft.add_fingerprint(Role.PREVIOUS, "fingerprints of the former embeddings")
         _record_unsigned(draft, target, Role.PREVIOUS, previous)
     draft.add(sql.SQL("ALTER TABLE tools SET (fillfactor = 50)"), "room for HOT updates on new pages")
-    after = draft.finish()
-    tables = after.tables | {"embedding_generations", "embedding_failures"}
-    return Plan(tuple(draft.statements), replace(after, tables=tables, has_functions=True))
+    plan = draft.plan()
+    tables = plan.after.tables | {"embedding_generations", "embedding_failures", "embedding_services"}
+    return replace(plan, after=replace(plan.after, tables=tables, has_functions=True))
 
 
 def downgrade(state: RegistryState, target: Target) -> Plan:
@@ -141,21 +188,22 @@ def downgrade(state: RegistryState, target: Target) -> Plan:
         if column in draft.columns:
             statement = sql.SQL("ALTER TABLE tools DROP COLUMN {}").format(sql.Identifier(column))
             draft.add(statement, "fingerprints go with the record")
+            draft.moves.add(column)
             del draft.columns[column]
     draft.add(sql.SQL("DROP TABLE IF EXISTS embedding_failures"), "the list of refused tools goes")
     draft.add(sql.SQL("DROP TABLE IF EXISTS embedding_generations"), "the record of generations goes")
+    draft.add(sql.SQL("DROP TABLE IF EXISTS embedding_services"), "what was learned of services goes")
+    raw = "text, integer, text, integer, text, text, json"
+    for function in (f"toolbox_matches(bytea, {raw})", f"toolbox_seal({raw})", f"toolbox_short_seal({raw})"):
+        draft.add(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.SQL(function)), "nothing to compare")
     draft.add(
         sql.SQL("DROP FUNCTION IF EXISTS toolbox_fingerprint(text, integer, text, integer, text)"),
         "no fingerprints",
     )
     draft.add(sql.SQL("DROP FUNCTION IF EXISTS toolbox_tool_text(text, text, json)"), "no text to fingerprint")
-    after = draft.finish()
-    tables = after.tables - {"embedding_generations", "embedding_failures"}
-    return Plan(
-        tuple(draft.statements),
-        replace(after, tables=tables, has_functions=False, generations={}),
-        losses=losses,
-    )
+    plan = draft.plan(losses=losses)
+    tables = plan.after.tables - {"embedding_generations", "embedding_failures", "embedding_services"}
+    return replace(plan, after=replace(plan.after, tables=tables, has_functions=False, generations={}))
 
 
 def _record_unsigned(draft: Draft, target: Target, role: Role, dimension: int) -> None:

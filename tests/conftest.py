@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.postgres import FAST_OPTIONS, create_database, drop_database, open_folder
+from support.postgres import FAST_OPTIONS, clone, create_database, drop_database, open_folder
+from support.registries import load_alembic, migrate_blocking, target
 
 from toolbox_cli.db.embedded import EmbeddedServer
 
@@ -53,5 +54,37 @@ def server(session_folder: Path) -> Iterator[EmbeddedServer]:
 def empty_database(server: EmbeddedServer) -> Iterator[str]:
     """The conninfo of a new, empty database, dropped at the end."""
     conninfo = create_database(server)
+    yield conninfo
+    drop_database(server, conninfo)
+
+
+@pytest.fixture(scope="session")
+def registry_template(server: EmbeddedServer) -> str:
+    """The name of a database that was migrated from nothing, at 8 dimensions with an unknown model."""
+    name = "template_registry"
+    migrate_blocking(create_database(server, name), target())
+    return name
+
+
+@pytest.fixture
+def registry_database(server: EmbeddedServer, registry_template: str) -> Iterator[str]:
+    """The conninfo of a migrated, empty registry of the test's own, dropped at the end."""
+    conninfo = clone(server, registry_template)
+    yield conninfo
+    drop_database(server, conninfo)
+
+
+@pytest.fixture(scope="session")
+def alembic_template(server: EmbeddedServer) -> str:
+    """The name of a database as the ToolBox server's Alembic revision 001 leaves it (tests/fixtures)."""
+    name = "template_alembic"
+    load_alembic(create_database(server, name))
+    return name
+
+
+@pytest.fixture
+def alembic_database(server: EmbeddedServer, alembic_template: str) -> Iterator[str]:
+    """The conninfo of a registry of the field, not adopted yet, dropped at the end."""
+    conninfo = clone(server, alembic_template)
     yield conninfo
     drop_database(server, conninfo)

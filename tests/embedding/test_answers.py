@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolbox_cli.domain.errors import InputRefusedError
+from toolbox_cli.domain.errors import InputRefusedError, WrongDimensionError
 from toolbox_cli.embedding.answers import decode, parse_json
-from toolbox_cli.embedding.faults import UndecodableAnswerError, WrongDimensionError, clean
+from toolbox_cli.embedding.faults import UndecodableAnswerError, clean
 from toolbox_cli.embedding.retry_after import parse_duration, retry_after
 from toolbox_cli.embedding.texts import prepare, sendable
 

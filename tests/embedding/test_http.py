@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from support.service import EmbeddingService, vectors_of
 
-from toolbox_cli.domain.errors import EmbeddingServiceError, InputRefusedError
+from toolbox_cli.domain.errors import EmbeddingServiceError, InputRefusedError, WrongDimensionError
 from toolbox_cli.domain.settings import BUILTIN
 from toolbox_cli.embedding import build_embedder
 from toolbox_cli.embedding.faults import (
     UndecodableAnswerError,
-    WrongDimensionError,
 )
 from toolbox_cli.embedding.http import HttpEmbedder
 from toolbox_cli.embedding.local import LocalEmbedder
@@ -251,7 +250,7 @@ def test_the_factory_gives_the_model_in_this_process() -> None:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
-        "import sys, toolbox_cli.embedding.http, toolbox_cli.embedding.local\n"
+        "import sys, toolbox_cli.embedding\n"
         "heavy = {'httpx', 'numpy', 'stamina', 'tokenizers', 'safetensors', 'wordllama', 'pybase64'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

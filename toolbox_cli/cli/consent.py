@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,4 +25,9 @@ def _ask(outline: Outline) -> bool:
         typer.echo(f"set aside: {phrase}", err=True)
     for phrase in outline.losses:
         typer.echo(f"LOST FOR GOOD: {phrase}", err=True)
-    return typer.confirm("Go on?", default=False, err=True)
+    # asyncio only notes the first Ctrl-C, and looks at it when the answer has been typed.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return typer.confirm("Go on?", default=False, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

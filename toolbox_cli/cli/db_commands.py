@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolbox_cli.cli import options
+from toolbox_cli.cli.help import CommandGroup
 from toolbox_cli.cli.runtime import Services, run
 
 if TYPE_CHECKING:
     from toolbox_cli.db.embedded import ServerStatus
 
-app = typer.Typer(help="The embedded PostgreSQL that is used where DATABASE_URL is not set.")
+app = typer.Typer(cls=CommandGroup, help="The embedded PostgreSQL that is used where DATABASE_URL is not set.")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,7 +10,7 @@ from toolbox_cli.cli import options
 from toolbox_cli.cli.runtime import Services, run
 
 if TYPE_CHECKING:
-    from toolbox_cli.core.reindex import ReindexOutcome
+    from toolbox_cli.core.reindex import ReindexOptions, ReindexOutcome, ReindexPlan
     from toolbox_cli.core.try_out import Trial
     from toolbox_cli.core.verify import Verification
 
@@ -26,39 +26,63 @@ def reindex(
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests under way at once.")] = 10,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, max=2048, help="Texts a request.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also tools whose embedding is up to date.")] = False,
-    tool: Annotated[list[str] | None, typer.Option("--tool", metavar="ID|NAME", help="Only this tool.")] = None,
+    tool: Annotated[
+        list[str] | None, typer.Option("--tool", metavar="ID|NAME", help="Only this tool; may be repeated.")
+    ] = None,
     category: options.CategoryOption = None,
     include_inactive: options.InactiveOption = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Embed at most so many tools.")] = None,
+    max_rate: Annotated[
+        float | None, typer.Option("--max-rate", min=0.001, help="At most so many tools a second.")
+    ] = None,
+    long_texts: Annotated[
+        Literal["truncate", "refuse"],
+        typer.Option("--long-texts", help="Cut texts that are longer than the model reads, or list them as failed."),
+    ] = "truncate",
+    dry_run: options.DryRunOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Embed every active tool whose embedding is missing or out of date.
 
-    Safe to interrupt and to run again: what is done is not done twice. Tools that the service refuses are listed
-    with its reason, and end the command with exit code 1.
+    Safe to interrupt and to run again, also on several hosts at once: what is done is not done twice. Tools that the
+    service refuses are listed with its reason, and end the command with exit code 1.
     """
     from toolbox_cli.cli import render
-    from toolbox_cli.core.reindex import ReindexOptions, reindex_tools
+    from toolbox_cli.core.reindex import ReindexOptions
 
-    async def action(services: Services) -> ReindexOutcome:
-        generation = await services.generation()
-        return await reindex_tools(
-            await services.embedding_store(),
-            services.embedder(generation),
-            generation,
-            ReindexOptions(
-                concurrency=concurrency,
-                batch_size=batch_size,
-                limit=limit,
-                everything=everything,
-                include_inactive=include_inactive,
-                category=category,
-                tools=tuple(tool or ()),
-            ),
-            render.progress(),
-        )
+    wanted = ReindexOptions(
+        concurrency=concurrency,
+        batch_size=batch_size,
+        limit=limit,
+        everything=everything,
+        include_inactive=include_inactive,
+        category=category,
+        tools=tuple(tool or ()),
+        max_rate=max_rate,
+        long_texts=long_texts,
+    )
+    if dry_run:
+        render.reindex_plan(run("reindex", lambda services: _plan(services, wanted)), as_json=json)
+    else:
+        raise typer.Exit(render.reindex(run("reindex", lambda services: _reindex(services, wanted)), as_json=json))
 
-    raise typer.Exit(render.reindex(run("reindex", action), as_json=json))
+
+async def _plan(services: Services, wanted: ReindexOptions) -> ReindexPlan:
+    from toolbox_cli.core.reindex import plan_reindex
+
+    return await plan_reindex(await services.embedding_store(), await services.generation(), wanted)
+
+
+async def _reindex(services: Services, wanted: ReindexOptions) -> ReindexOutcome:
+    from toolbox_cli.cli import render
+    from toolbox_cli.core.reindex import reindex_tools
+
+    stop = services.stop_event()
+    generation = await services.generation()
+    store = await services.embedding_store()
+    learned = await store.learned(generation)
+    embedder = services.embedder(generation, wanted.batch_size or (learned.max_batch if learned else None))
+    return await reindex_tools(store, embedder, generation, wanted, render.progress(), stop)
 
 
 def verify(
@@ -90,7 +114,7 @@ def embed(
     from toolbox_cli.core.try_out import try_out
 
     async def action(services: Services) -> Trial:
-        return await try_out(services.configured_embedder(), text)
+        return await try_out(services.configured_embedder(), services.configured_service().endpoint_url, text)
 
     render.trial(run("embed", action), as_json=json)
 

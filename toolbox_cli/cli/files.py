@@ -1,60 +1,33 @@
-"""The files that import reads and export writes, the standard streams among them."""
+"""The files that import reads and export writes, the standard streams and the bundled catalogue among them."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 from toolbox_cli.domain.errors import InvalidUsageError
 
+if TYPE_CHECKING:
+    from toolbox_cli.core.json_stream import ByteSource
+
 
 @contextmanager
-def source(name: str | None, *, sample: bool) -> Iterator[BinaryIO]:
+def source(name: str | None, *, sample: bool) -> Iterator[ByteSource]:
     """The bytes to import; InvalidUsageError where nothing, or nothing readable, was named."""
     from toolbox_cli.core.catalog_data import open_sample
+    from toolbox_cli.core.tool_files import open_tool_file
 
     if sample == (name is not None):
         raise InvalidUsageError(
             "expected either a FILE or --sample", hint="toolbox import tools.json, or toolbox import --sample"
         )
-    if sample:
-        with open_sample() as stream:
-            yield stream
-        return
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    path = Path(str(name))
-    if path.is_dir():
-        raise InvalidUsageError(f"{path} is a directory, expected a file", hint="Name one file, or - to read a pipe.")
-    try:
-        stream = path.open("rb")
-    except OSError as exc:
-        raise InvalidUsageError(
-            f"{path} cannot be read: {exc.strerror}", hint="Name a file, or - to read a pipe."
-        ) from exc
-    with stream:
+    with open_sample() if sample else open_tool_file(str(name)) as stream:
         yield stream
 
 
-@contextmanager
-def sink(name: str | None) -> Iterator[BinaryIO]:
+def sink(name: str | None) -> AbstractContextManager[BinaryIO]:
     """Where to export to: standard output, or a file that appears whole or not at all."""
-    if name in (None, "-"):
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    path = Path(str(name))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-        partial.replace(path)
-    except OSError as exc:
-        raise InvalidUsageError(f"{path} cannot be written: {exc.strerror}", hint="Name another file.") from exc
-    finally:
-        partial.unlink(missing_ok=True)
+    from toolbox_cli.core.tool_files import create_export_file
+
+    return create_export_file(name or "-")

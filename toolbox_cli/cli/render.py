@@ -1,4 +1,4 @@
-"""What the operator sees. The only module that imports rich: results on stdout, everything else on stderr."""
+"""What the operator sees: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from toolbox_cli.cli import report
+from toolbox_cli.cli.layout import Column, bar, columns, labelled, paper, plain
 from toolbox_cli.cli.progress import BarProgress, NotedProgress
 
 if TYPE_CHECKING:
-    from toolbox_cli.core.reindex import ReindexOutcome
+    from toolbox_cli.core.reindex import ReindexOutcome, ReindexPlan
     from toolbox_cli.core.status import GenerationStatus, Status
     from toolbox_cli.core.try_out import Trial
     from toolbox_cli.core.verify import Verification
@@ -32,49 +32,49 @@ _STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip":
 _FAILURES_SHOWN = 20
 
 
-def _out() -> Console:
-    # A pipe has no width: lines are left whole there, so that grep and awk see all of them.
-    terminal = sys.stdout.isatty()
-    return Console(highlight=False, soft_wrap=not terminal, width=None if terminal else 10_000)
-
-
 def document(value: BaseModel | dict[str, Any]) -> None:
     """One JSON document on stdout. Text stays readable: nothing but control characters is escaped."""
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     # Lone surrogates cannot leave as UTF-8; everything else can.
-    text = json.dumps(data, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = json.dumps(data, ensure_ascii=not readable, indent=2).encode("utf-8", "backslashreplace").decode("utf-8")
     sys.stdout.write(text + "\n")
 
 
 def progress() -> Progress:
     """A bar where somebody watches, silence elsewhere."""
     console = Console(stderr=True)
-    return BarProgress(console) if console.is_terminal else NotedProgress()
+    watched = sys.stderr.isatty() and not console.is_dumb_terminal
+    return BarProgress(console) if watched else NotedProgress()
 
 
-def outline(found: Outline, *, done: bool, as_json: bool) -> None:
-    """A change of schema or generations, carried out or only planned."""
+def outline(
+    found: Outline, *, done: bool, as_json: bool, nothing: str = "Nothing to do: the registry is as asked for."
+) -> None:
+    """A change of schema or generations, carried out or only planned; ``nothing`` stands for an empty one."""
     if as_json:
         document(found.model_dump(mode="json") | {"done": done and not found.empty})
         return
-    console = _out()
+    console = paper()
     if found.empty:
-        console.print("Nothing to do: the registry is as asked for.")
+        console.print(nothing, markup=False)
     for step in found.steps:
         if not step.statements and not step.title.startswith(("migration", "undo")):
             continue
-        console.print(f"{'done' if done else 'would do'}: {escape(step.title)}")
+        labelled(console, "done: " if done else "would do: ", step.title, indent=6 if done else 10)
         purposes = list(dict.fromkeys(statement.purpose for statement in step.statements))
-        for purpose in purposes:
-            console.print(f"  - {escape(purpose)}")
+        for purpose in purposes or ["nothing had to be changed" if done else "nothing has to be changed"]:
+            labelled(console, "  - ", plain(purpose), indent=4)
     for phrase in found.retires:
-        console.print(f"set aside: {escape(phrase)}")
+        labelled(console, "set aside: ", plain(phrase), indent=11)
     for phrase in found.losses:
-        console.print(f"[red]lost for good[/red]: {escape(phrase)}")
+        label = "lost for good: " if done else "would be lost for good: "
+        labelled(console, Text(label, style="red"), plain(phrase), indent=len(label))
     for phrase in found.dependents:
-        console.print(f"[yellow]depends on a column that moves[/yellow]: {escape(phrase)}")
+        label = "depends on a column that moves: "
+        labelled(console, Text(label, style="yellow"), plain(phrase), indent=len(label))
     for phrase in found.notes:
-        console.print(escape(phrase))
+        console.print(plain(phrase), markup=False)
     if done and not found.empty:
         console.print("Next: [bold]toolbox status[/bold] shows what is left to do.")
 
@@ -91,55 +91,98 @@ def sql(found: Outline, *, as_json: bool) -> None:
         sys.stdout.write("\n")
 
 
+_STATUS_INDENT = 12
+_KEPT = "kept for `toolbox rollback` until `toolbox prune`"
+
+
 def status(found: Status, *, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    console = _out()
+    console = paper()
+
+    def line(label: str, text: Text | str, style: str = "dim") -> None:
+        labelled(console, Text(label, style=style), text, indent=_STATUS_INDENT)
+
     database = found.database
-    kind = "embedded" if database.embedded else "server"
-    console.print(
-        f"database     PostgreSQL {database.server_version} ({kind}), pgvector {database.pgvector_version or 'missing'}"
-    )
-    pending = f", pending: {', '.join(found.migrations.pending)}" if found.migrations.pending else ""
-    console.print(f"migrations   {len(found.migrations.applied)} applied{pending}")
-    if found.problem and "no table" not in found.problem:
-        console.print(f"[red]problem[/red]      {escape(found.problem)}")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("generation", "model", "dimension", "index", "coverage", "stale", "missing", "failed"):
-        table.add_column(column, justify="right" if column in ("dimension", "stale", "missing", "failed") else "left")
+    pgvector = f"pgvector {database.pgvector_version}" if database.pgvector_version else "without pgvector"
+    embedded = " (embedded)" if database.embedded else ""
+    line("database", f"PostgreSQL {database.server_version}{embedded}, {pgvector}")
+    pending = f"; pending: {', '.join(found.migrations.pending)}" if found.migrations.pending else ""
+    line("migrations", f"{len(found.migrations.applied)} applied{pending}")
+    if found.problem:
+        line("problem", plain(found.problem), "red")
+    if found.unadopted:
+        line("found", f"a ToolBox registry with {found.unadopted} embeddings, not adopted yet")
     for role in ("current", "building", "previous"):
-        generation = getattr(found.generations, role)
+        generation: GenerationStatus | None = getattr(found.generations, role)
         if generation is not None:
-            _generation_row(table, role, generation)
-    if table.row_count:
-        console.print(table)
+            first, *further = _generation_lines(role, generation)
+            line(role, first)
+            for text in further:
+                line("", text)
+    current = found.generations.current
     if found.next_command:
-        console.print(f"next         [bold]{found.next_command}[/bold]")
+        line("next", Text(found.next_command, style="bold"))
+    elif current is not None and current.census.active == 0:
+        line("next", "no active tools yet: `toolbox import FILE` or `toolbox import --sample` brings some in")
     else:
-        console.print("next         nothing: every active tool has a fresh embedding")
+        line("next", "nothing: every active tool has a fresh embedding")
 
 
-def _generation_row(table: Table, role: str, generation: GenerationStatus) -> None:
-    census = generation.census
-    index = generation.index
-    if generation.rolled_back:
-        role += " (set aside)"
-    table.add_row(
-        role,
-        escape(generation.model or "unknown"),
-        str(generation.dimension),
-        "none" if index is None else f"{index.method}{'' if index.valid else ' INVALID'}",
-        f"{_bar(census.fresh, census.active)} {census.fresh}/{census.active} fresh",
-        str(census.stale),
-        str(census.missing),
-        str(census.failed),
+def _generation_lines(role: str, generation: GenerationStatus) -> list[str]:
+    census, index = generation.census, generation.index
+    indexed = f"{index.method} index{'' if index.valid else ' (INVALID)'}" if index else "no index"
+    lines = [f"{plain(generation.model or 'unknown model')}, {generation.dimension} dimensions, {indexed}"]
+    if generation.model is None:
+        # Nobody signed them, so none counts as fresh; they are there all the same.
+        stored = census.active - census.missing
+        lines.append(f"{bar(stored, census.active)} {stored} of {_counted(census.active, 'active tool')} have a vector")
+        return [*lines, _KEPT] if role == "previous" else lines
+    counts = [f"{census.fresh} of {_counted(census.active, 'active tool')} fresh"]
+    counts += [f"{n} {word}" for word in ("stale", "missing", "failed") if (n := getattr(census, word))]
+    lines.append(f"{bar(census.fresh, census.active)} {', '.join(counts)}")
+    if role == "previous":
+        lines.append(_KEPT)
+    elif generation.rolled_back:
+        lines.append("set aside by a rollback: migrate to it again, or drop it with `toolbox prune`")
+    elif generation.endpoint_url:
+        lines.append("made in this process, no service needed" if _builtin(generation) else generation.endpoint_url)
+    return lines
+
+
+def _builtin(generation: GenerationStatus) -> bool:
+    return generation.endpoint_url == "builtin"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def reindex_plan(plan: ReindexPlan, *, as_json: bool) -> None:
+    """What a reindex would do, and why."""
+    if as_json:
+        document(plan)
+        return
+    console = paper()
+    tools = _counted(plan.selected, "tool")
+    console.print(
+        f"{plan.pending} of {tools} would be embedded with {plain(plan.model or 'unknown model')}", markup=False
     )
-
-
-def _bar(part: float, whole: float, width: int = 12) -> str:
-    filled = 0 if whole <= 0 else max(0, min(width, int(width * part / whole)))
-    return "█" * filled + "░" * (width - filled)
+    words = {
+        "missing": "no embedding yet",
+        "stale": "text, model or template changed",
+        "failed_before": "refused before",
+    }
+    for reason, count in plan.reasons.items():
+        if count:
+            console.print(f"  {count:>8}  {words.get(reason, 'fresh, taken by --all')}")
+    if plan.pending:
+        took = "time not measured yet" if plan.seconds is None else f"about {plan.seconds:.0f} s at the measured rate"
+        requests = _counted(plan.requests, "request")
+        console.print(f"about {plan.estimated_tokens:,} tokens in {requests}, {took}")
+    if plan.defers_index:
+        console.print("the vector index would be dropped first and built after the load")
 
 
 def reindex(outcome: ReindexOutcome, *, as_json: bool) -> int:
@@ -156,18 +199,21 @@ def reindex(outcome: ReindexOutcome, *, as_json: bool) -> int:
 
 def _reindex_text(outcome: ReindexOutcome) -> None:
     summary = outcome.summary
-    console = _out()
+    console = paper()
     if summary.selected == 0:
-        console.print("No tool to embed: none was selected.")
+        if outcome.stopped_by is None:
+            console.print("No tool to embed: none was selected.")
     elif summary.embedded == 0 and summary.failed == 0 and outcome.stopped_by is None:
-        console.print(f"Nothing to do: all {summary.unchanged} tools have a fresh embedding.")
+        fresh = "the tool has" if summary.unchanged == 1 else f"all {summary.unchanged} tools have"
+        console.print(f"Nothing to do: {fresh} a fresh embedding.")
     else:
         console.print(
             f"{summary.embedded} embedded, {summary.unchanged} already fresh, {summary.failed} failed"
             f" in {summary.seconds:.1f} s ({summary.tools_per_second:.0f} tools/s)"
         )
     for failure in summary.failures[:_FAILURES_SHOWN]:
-        console.print(f"[red]failed[/red]  {failure.id}  {escape(failure.name)}: {escape(failure.error)}")
+        text = f"{failure.id} {plain(failure.name)}: {plain(failure.error)}"
+        labelled(console, Text("failed", style="red"), text, indent=8)
     if summary.failed > _FAILURES_SHOWN:
         console.print(f"… and {summary.failed - _FAILURES_SHOWN} more; --json lists them all")
 
@@ -177,16 +223,21 @@ def verification(found: Verification, *, as_json: bool) -> int:
     if as_json:
         document({"ok": found.ok, "checks": [check.model_dump(mode="json") for check in found.checks]})
         return 0 if found.ok else 1
-    console = _out()
+    console = paper()
+    indent = 8 + max((len(check.name) for check in found.checks), default=0)
     for check in found.checks:
-        style = _STATUS_STYLES[check.status.value]
-        console.print(f"[{style}]{check.status.value:<4}[/{style}]  {check.name:<18} {escape(check.detail)}")
+        status = Text(f"{check.status.value:<4}", style=_STATUS_STYLES[check.status.value])
+        labelled(console, Text.assemble(status, f"  {check.name}"), plain(check.detail), indent=indent)
         if check.remedy:
-            console.print(f"      {'':<18} → [bold]{escape(check.remedy)}[/bold]")
+            labelled(console, "", Text(f"→ {plain(check.remedy)}", style="bold"), indent=indent)
     failed = sum(check.status.value == "fail" for check in found.checks)
     warned = sum(check.status.value == "warn" for check in found.checks)
-    verdict = "[green]ok[/green]" if found.ok else f"[bold red]{failed} failed[/bold red]"
-    console.print(f"{verdict}: {len(found.checks)} checks, {failed} failed, {warned} warnings")
+    skipped = sum(check.status.value == "skip" for check in found.checks)
+    counts = [_counted(len(found.checks), "check"), f"{failed} failed", _counted(warned, "warning")]
+    if skipped:
+        counts.append(f"{skipped} skipped")
+    verdict = "[green]ok[/green]" if found.ok else "[bold red]not ok[/bold red]"
+    console.print(f"{verdict}: {', '.join(counts)}")
     return 0 if found.ok else 1
 
 
@@ -194,58 +245,89 @@ def search(found: SearchResult, *, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    console = _out()
+    console = paper()
     if not found.results:
         cut = f" at least {found.threshold:g} similar" if found.threshold is not None else ""
-        console.print(f"No tool{cut} was found. `toolbox status` shows how many have an embedding.")
+        console.print(f"No tool{cut} was found. `toolbox status` shows how many have an embedding.", markup=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="dim", expand=sys.stdout.isatty())
-    table.add_column("", justify="right")
-    table.add_column("name", no_wrap=True, style="bold")
-    table.add_column("category", no_wrap=True)
-    table.add_column("similarity", no_wrap=True)
-    table.add_column("description", no_wrap=True, overflow="ellipsis", ratio=1)
-    for rank, hit in enumerate(found.results, start=1):
-        table.add_row(
-            str(rank),
-            Text(hit.name),
-            Text(hit.category),
-            f"{_bar(hit.similarity, 1, 8)} {hit.similarity:.3f}",
-            Text(" ".join(hit.description.split())),
-        )
-    console.print(table)
+    heads = (
+        Column("", right=True, fixed=True),
+        Column("name", style="bold"),
+        Column("category"),
+        Column("similarity", fixed=True),
+        Column("description"),
+    )
+    rows = [
+        (str(rank), hit.name, hit.category, f"{bar(hit.similarity, 1, 8)} {hit.similarity:.3f}", hit.description)
+        for rank, hit in enumerate(found.results, start=1)
+    ]
+    columns(console, heads, rows)
 
 
-def tools(total: int, found: Sequence[ToolSummary], *, offset: int, as_json: bool) -> None:
+def tools(
+    total: int, found: Sequence[ToolSummary], *, offset: int, category: str | None, inactive: bool, as_json: bool
+) -> None:
     if as_json:
         document({"total": total, "tools": [tool.model_dump(mode="json") for tool in found]})
         return
-    console = _out()
-    if not found:
-        console.print("No tools. `toolbox import FILE` brings some in, `toolbox import --sample` a catalogue to try.")
+    console = paper()
+    where = f" in category {category!r}" if category is not None else ""
+    if total == 0:
+        kind = "tool" if inactive else "active tool"
+        more = "" if where else " `toolbox import FILE` brings some in, `toolbox import --sample` a catalogue to try."
+        console.print(f"There is no {kind}{where}.{more}", markup=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("id", justify="right")
-    for column in ("name", "category"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("description", no_wrap=True, overflow="ellipsis")
-    for tool in found:
-        name = Text(tool.name) if tool.is_active else Text(f"{tool.name} (inactive)", style="dim")
-        table.add_row(str(tool.id), name, Text(tool.category), Text(" ".join(tool.description.split())))
-    console.print(table)
-    console.print(f"{offset + 1}–{offset + len(found)} of {total}" if len(found) < total else f"{total} tools")
+    if not found:
+        console.print(f"There are {_counted(total, 'tool')}{where}, none after {offset}.", markup=False)
+        return
+    heads = (Column("id", right=True, fixed=True), Column("name", style="bold"), Column("category"))
+    rows = [
+        (str(tool.id), f"{tool.name}{'' if tool.is_active else ' (inactive)'}", tool.category, tool.description)
+        for tool in found
+    ]
+    columns(console, (*heads, Column("description")), rows)
+    counted = _counted(total, "tool" if inactive else "active tool")
+    # Not on stdout in a pipe: a script that counts lines must not count this one.
+    summary = f"{offset + 1}–{offset + len(found)} of {counted}{where}" if len(found) < total else f"{counted}{where}"
+    if sys.stdout.isatty():
+        console.print(summary, style="dim", markup=False)
+    elif len(found) < total:
+        report.note(summary)
+
+
+_BLOCKS = ("input_schema", "output_schema", "implementation_code", "metadata")
 
 
 def tool(found: Tool, *, as_json: bool) -> None:
+    """What is short in lines, then the schemas as indented blocks."""
     if as_json:
         document(found)
         return
-    console = _out()
-    for name, value in found.model_dump(mode="json").items():
-        if value is None:
+    console = paper()
+    state = "" if found.is_active else ", inactive"
+    console.print(Text.assemble((plain(found.name), "bold"), (f"  (id {found.id}{state})", "dim")))
+    if found.description.strip():
+        labelled(console, "", plain(found.description), indent=2)
+    tags = found.tags
+    lines = {
+        "category": found.category,
+        "tags": ", ".join(map(str, tags)) if isinstance(tags, list) else json.dumps(tags, ensure_ascii=False),
+        "version": found.version,
+        "implementation": found.implementation_type,
+        "created": f"{found.created_at:%Y-%m-%d %H:%M:%S}",
+        "updated": f"{found.updated_at:%Y-%m-%d %H:%M:%S}",
+    }
+    for name, value in lines.items():
+        if value:
+            labelled(console, Text(name, style="dim"), plain(value), indent=16)
+    for name in _BLOCKS:
+        value = getattr(found, name)
+        if value is None or value in ({}, ""):
             continue
+        console.print(Text(name.replace("_", " "), style="dim"))
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-        console.print(f"[dim]{name:<20}[/dim]{escape(text)}")
+        for row in text.rstrip().split("\n"):
+            console.print(Text(f"  {plain(row.rstrip(), lines=True)}"), soft_wrap=True)
 
 
 def switched(found: Tool, *, changed: bool, as_json: bool) -> None:
@@ -253,7 +335,8 @@ def switched(found: Tool, *, changed: bool, as_json: bool) -> None:
     if as_json:
         document({"id": found.id, "name": found.name, "is_active": found.is_active, "changed": changed})
         return
-    _out().print(f"{escape(found.name)} is {state}{'' if changed else ' already'}")
+    console = paper()
+    console.print(f"{plain(found.name)} is {'now' if changed else 'already'} {state}", markup=False)
 
 
 def imported(summary: ImportSummary, *, dry_run: bool, as_json: bool) -> int:
@@ -261,16 +344,16 @@ def imported(summary: ImportSummary, *, dry_run: bool, as_json: bool) -> int:
     if as_json:
         document(summary)
         return 1 if summary.failed else 0
-    console = _out()
-    would = "would be " if dry_run else ""
+    console = paper()
+    would = "Would be: " if dry_run else ""
     console.print(
-        f"{summary.created} {would}created, {summary.updated} updated, {summary.unchanged} unchanged,"
+        f"{would}{summary.created} created, {summary.updated} updated, {summary.unchanged} unchanged,"
         f" {summary.skipped} skipped, {summary.failed} failed"
     )
     for failure in summary.failures[:_FAILURES_SHOWN]:
         where = f"line {failure.line}" if failure.line is not None else "file"
-        name = f" {escape(failure.name)}" if failure.name else ""
-        console.print(f"[red]failed[/red]  {where}{name}: {escape(failure.error)}")
+        name = f" {plain(failure.name)}" if failure.name else ""
+        labelled(console, Text("failed", style="red"), f"{where}{name}: {plain(failure.error)}", indent=8)
     if summary.failed > _FAILURES_SHOWN:
         console.print(f"… and {summary.failed - _FAILURES_SHOWN} more; --json lists them")
     if not dry_run and summary.created + summary.updated:
@@ -284,7 +367,7 @@ def exported(summary: ExportSummary, file: str | None, *, as_json: bool) -> int:
         if as_json:
             document(summary)
         else:
-            _out().print(f"{summary.exported} tools written to {escape(str(file))}")
+            paper().print(f"{_counted(summary.exported, 'tool')} written to {escape(str(file))}")
     for failure in summary.failures[:_FAILURES_SHOWN]:
         report.note(f"not exported: {failure.name} ({failure.id}): {failure.error}")
     return 1 if summary.failed else 0
@@ -294,30 +377,43 @@ def trial(found: Trial, *, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    console = _out()
-    console.print(f"model      {escape(found.model)}")
-    console.print(f"dimension  {found.dimension}")
-    console.print(f"norm       {found.norm:.6f}")
-    console.print(f"time       {found.seconds * 1000:.1f} ms")
+    console = paper()
+    service = "builtin (in this process, no service needed)" if found.endpoint_url == "builtin" else found.endpoint_url
+    lines = {
+        "service": service,
+        "model": plain(found.model),
+        "dimension": str(found.dimension),
+        "norm": f"{found.norm:.6f}",
+        "time": f"{found.seconds * 1000:.1f} ms, loading or connecting included",
+    }
+    for name, value in lines.items():
+        labelled(console, Text(name, style="dim"), value, indent=11)
 
 
 def models(known: Sequence[KnownModel], *, as_json: bool) -> None:
     if as_json:
         document({"models": [_model(model) for model in known]})
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("model", "dimension", "possible", "max tokens", "document prefix", "query prefix"):
-        table.add_column(column, justify="right" if column in ("dimension", "max tokens") else "left")
+    console = paper()
+    heads = (
+        Column("model", style="bold", fixed=True),
+        Column("dimension", right=True, fixed=True),
+        Column("can make", fixed=True),
+        Column("longest input", right=True, fixed=True),
+    )
+    rows = [(m.name, str(m.dimension), m.dimensions_text, f"{m.max_tokens} tokens") for m in known]
+    columns(console, heads, rows)
+    by_prefixes: dict[tuple[str, str], list[str]] = {}
     for model in known:
-        table.add_row(
-            Text(model.name, no_wrap=True),
-            str(model.dimension),
-            model.dimensions_text,
-            str(model.max_tokens),
-            Text(model.document_prefix),
-            Text(model.query_prefix),
-        )
-    _out().print(table)
+        by_prefixes.setdefault((model.document_prefix, model.query_prefix), []).append(model.name)
+    console.print("\nPut before every text, because the models were trained so:")
+    for (document_prefix, query_prefix), names in by_prefixes.items():
+        if document_prefix or query_prefix:
+            console.print()
+            labelled(console, "  ", Text(", ".join(names), style="bold"), indent=2)
+            for kind, prefix in (("document", document_prefix), ("query", query_prefix)):
+                if prefix:
+                    labelled(console, f"    {kind}", json.dumps(prefix, ensure_ascii=False), indent=14)
 
 
 def _model(model: KnownModel) -> dict[str, Any]:
@@ -337,12 +433,16 @@ def embedded(found: ServerStatus, *, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    console = _out()
+    console = paper()
     state = f"running (process {found.pid})" if found.running else "stopped"
-    console.print(f"server   {state}{', kept until `toolbox db stop`' if found.kept else ''}")
-    console.print(f"version  PostgreSQL {found.version}")
-    console.print(f"data     {escape(str(found.data_dir))}")
-    console.print(f"log      {escape(str(found.log_file))}")
+    lines = {
+        "server": f"{state}{', kept until `toolbox db stop`' if found.kept else ''}",
+        "version": f"PostgreSQL {found.version}",
+        "data": str(found.data_dir),
+        "log": str(found.log_file),
+    }
+    for name, value in lines.items():
+        labelled(console, Text(name, style="dim"), value, indent=9)
 
 
 def url(found: str, *, as_json: bool) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import cached_property
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from toolbox_cli.core.service import Service
     from toolbox_cli.core.target import TargetOptions
     from toolbox_cli.db.embedded import EmbeddedServer
     from toolbox_cli.db.embeddings import PostgresEmbeddingStore
@@ -126,7 +131,7 @@ class Services:
         from toolbox_cli.db.embeddings import PostgresEmbeddingStore
 
         reader, writer = await self.connection(), await self.connect()
-        return await PostgresEmbeddingStore.create(reader, writer, self.settings.wait_timeout)
+        return await PostgresEmbeddingStore.create(await self.conninfo(), reader, writer, self.settings.wait_timeout)
 
     async def inspector(self) -> PostgresInspector:
         from toolbox_cli.db.inspection import PostgresInspector
@@ -145,12 +150,16 @@ class Services:
 
         return await resolve_target(options, self.settings, await (await self.registry()).current(), self._probe)
 
+    def configured_service(self) -> Service:
+        from toolbox_cli.core.service import configured_service
+
+        return configured_service(self.settings)
+
     def configured_embedder(self) -> Embedder:
         """The service that the settings name, whatever the registry holds."""
-        from toolbox_cli.core.service import configured_service
         from toolbox_cli.embedding import build_embedder
 
-        service = configured_service(self.settings)
+        service = self.configured_service()
         return build_embedder(
             model=service.model,
             dimension=self.settings.embedding_dimension,
@@ -193,7 +202,31 @@ class Services:
         finally:
             await embedder.aclose()
 
-    def embedder(self, generation: Generation) -> Embedder:
+    def stop_event(self) -> asyncio.Event:
+        """Set by the first SIGINT or SIGTERM, so that what is under way can be ended well.
+
+        A second one cancels the command: the terminal and the embedded server are still left in order. A third ends
+        the process.
+        """
+        stop = asyncio.Event()
+        task = asyncio.current_task()
+        received = 0
+
+        def interrupted() -> None:
+            nonlocal received
+            received += 1
+            stop.set()
+            if received == 2 and task is not None:
+                task.cancel()
+            elif received > 2:
+                os._exit(130)
+
+        if _owns_signals():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, interrupted)
+        return stop
+
+    def embedder(self, generation: Generation, max_batch: int | None = None) -> Embedder:
         """The model of a generation, at the generation's service; the caller closes it."""
         from toolbox_cli.core.service import service_of
         from toolbox_cli.embedding import build_embedder
@@ -210,13 +243,22 @@ class Services:
             api_key=self.settings.api_key(service.api_key_env),
             request_timeout=self.settings.request_timeout,
             retry_timeout=self.settings.retry_timeout,
+            max_batch=max_batch,
         )
+
+
+def _owns_signals() -> bool:
+    return sys.platform != "win32" and threading.current_thread() is threading.main_thread()
 
 
 def run(command: str, action: Callable[[Services], Awaitable[Result]]) -> Result:
     """Carry out one command's action with its services."""
 
     async def with_services() -> Result:
+        # SIGTERM ends a command as Ctrl-C does: what was answered is stored, the embedded server is left in order.
+        task = asyncio.current_task()
+        if task is not None and _owns_signals():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with Services(command) as services:
             return await action(services)
 

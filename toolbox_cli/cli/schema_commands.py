@@ -119,7 +119,8 @@ def prune(
             progress=render.progress(),
         )
 
-    render.outline(run("prune", action), done=not dry_run, as_json=json)
+    nothing = "Nothing to drop: no vectors are kept for a roll back."
+    render.outline(run("prune", action), done=not dry_run, as_json=json, nothing=nothing)
 
 
 def status(json: options.JsonOption = False) -> None:

@@ -42,7 +42,7 @@ def list_tools(
         return await store.list(category=category, include_inactive=include_inactive, limit=limit, offset=offset)
 
     total, tools = run("list", action)
-    render.tools(total, tools, offset=offset, as_json=json)
+    render.tools(total, tools, offset=offset, category=category, inactive=include_inactive, as_json=json)
 
 
 def show(tool: options.ToolArgument, json: options.JsonOption = False) -> None:
@@ -101,6 +101,13 @@ def export_tools(
     """Write all tools as JSONL, as an MCP tools/list result or as OpenAI function definitions."""
     from toolbox_cli.cli import files, render
     from toolbox_cli.core.transfer import export_tools as write_tools
+    from toolbox_cli.domain.errors import InvalidUsageError
+
+    if json and file in (None, "-") and format == "jsonl":
+        raise InvalidUsageError(
+            "--json prints one document, and the tools would be many on the same output",
+            hint="Name a FILE for the tools, or use --format mcp, which is one document.",
+        )
 
     async def action(services: Services) -> ExportSummary:
         store = await services.transfer()

@@ -17,11 +17,12 @@ CHUNK_BYTES = 64 * 1024
 #: More levels than this are no tool, and Python's JSON reader would give up as well.
 _MAX_DEPTH = 900
 
-# What is flat is passed over at C speed. Possessive: nothing is tried twice, so no input takes quadratic time.
-_STRING = rb'"(?:[^"\\\n]++|\\[^\n])*+"'
-_FLAT = rb'(?:[^"{}\[\]]++|' + _STRING + rb")*+"
-_FLAT_RUN = re.compile(rb'(?:[^"{}\[\]]++|%b|\{%b\}|\[%b\])*+' % (_STRING, _FLAT, _FLAT))
-_STRING_BODY = re.compile(rb'(?:[^"\\\n]++|\\[^\n])*+')
+# The body of a string, unrolled: no byte can match in two ways, so no input takes quadratic time. Possessive only
+# for single bytes: Python before 3.11.5 gets possessive groups wrong (gh-106052).
+_BODY = rb'[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*'
+_STRING_BODY = re.compile(_BODY)
+#: A whole string, or (group 1) a bracket or the quote of a string that does not end within reach.
+_TOKEN = re.compile(rb'"' + _BODY + rb'"|([{}\[\]"])')
 _SCALAR_END = re.compile(rb'[\s,:"{}\[\]]')
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 _CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
@@ -157,27 +158,44 @@ class JsonStream:
         at += 1
         while in_string or closers:
             at = self._available(at, start, keep=keep)
-            at = _end_of_match(_STRING_BODY if in_string else _FLAT_RUN, self._buffer, at)
-            if at == len(self._buffer):
+            # Piece by piece: a regular expression remembers every repetition, and a string may hold millions.
+            end = min(len(self._buffer), at + CHUNK_BYTES)
+            if not in_string:
+                at, in_string = self._follow_brackets(at, end, closers)
                 continue
-            found = self._buffer[at]
-            if in_string and found == _BACKSLASH and at + 1 == len(self._buffer):
-                self._fill_or_break(start if keep else None)
-            elif in_string and found != _QUOTE:
-                raise BrokenJsonError("a string is not closed on its line", self._line_at(at))
-            else:
+            at = _end_of_match(_STRING_BODY, self._buffer, at, end)
+            if at == end:
+                continue
+            if self._buffer[at] == _QUOTE:
+                in_string = False
                 at += 1
-                if found == _QUOTE:
-                    in_string = not in_string
-                elif found in _CLOSER:
-                    closers.append(_CLOSER[found])
-                    if len(closers) > _MAX_DEPTH:
-                        raise BrokenJsonError(f"nested more than {_MAX_DEPTH} levels deep", self._line_at(at))
-                elif closers.pop() != found:
-                    raise BrokenJsonError(f"found {chr(found)} that closes nothing", self._line_at(at))
+            elif self._buffer[at] == _BACKSLASH and at + 1 == len(self._buffer):
+                self._fill_or_break(start if keep else None)
+            elif self._buffer[at] != _BACKSLASH or at + 1 < end:
+                raise BrokenJsonError("a string is not closed on its line", self._line_at(at))
         if keep:
             self._check_limit(start, at)
         return at
+
+    def _follow_brackets(self, at: int, end: int, closers: bytearray) -> tuple[int, bool]:
+        """From outside of a string up to ``end``, or the bracket that closes the value, or into a long string."""
+        for token in _TOKEN.finditer(self._buffer, at, end):
+            if token.lastindex is None:
+                continue
+            found = self._buffer[token.start()]
+            if found == _QUOTE:
+                return token.end(), True
+            if found in _CLOSER:
+                closers.append(_CLOSER[found])
+                if len(closers) > _MAX_DEPTH:
+                    line = self._line_at(token.start())
+                    raise BrokenJsonError(f"nested more than {_MAX_DEPTH} levels deep", line)
+            elif closers.pop() != found:
+                line = self._line_at(token.start())
+                raise BrokenJsonError(f"found {chr(found)} that closes nothing", line)
+            elif not closers:
+                return token.end(), False
+        return end, False
 
     def _end_of_scalar(self, start: int, *, keep: bool) -> int:
         at = start
@@ -236,7 +254,7 @@ class JsonStream:
             raise TooLargeError(f"the entry is larger than {self._limit // (1024 * 1024)} MiB", line)
 
 
-def _end_of_match(pattern: re.Pattern[bytes], buffer: bytearray, at: int) -> int:
+def _end_of_match(pattern: re.Pattern[bytes], buffer: bytearray, at: int, end: int) -> int:
     """Where a pattern that also matches nothing at all stops."""
-    match = pattern.match(buffer, at)
+    match = pattern.match(buffer, at, end)
     return at if match is None else match.end()

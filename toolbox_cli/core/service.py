@@ -31,14 +31,18 @@ def service_of(generation: Generation, settings: Settings) -> Service:
     if generation.model is None:
         return _unsigned(generation, settings)
     own = generation.endpoint_url or DEFAULT_ENDPOINT_URL
+    address = settings.embedding_endpoint_url
     same = configured is None or canonical_name(configured) == generation.canonical_model
     builtin = own == BUILTIN
     note = None
     endpoint, model = own, generation.model
-    if not same and not (builtin and settings.embedding_endpoint_url == BUILTIN):
-        note = f"EMBEDDING_MODEL is {configured}, but these vectors were made by {generation.model}: that one is used"
-    elif settings.embedding_endpoint_url is not None and (settings.embedding_endpoint_url == BUILTIN) == builtin:
-        endpoint = settings.embedding_endpoint_url
+    made = f"these vectors were made by {'the built-in model' if builtin else f'{generation.model} at {own}'}"
+    if address is not None and (address == BUILTIN) != builtin:
+        note = f"EMBEDDING_ENDPOINT_URL is {address}, but {made}: that one is used"
+    elif not same and not (builtin and address == BUILTIN):
+        note = f"EMBEDDING_MODEL is {configured}, but {made}: that one is used"
+    elif address is not None:
+        endpoint = address
         model = configured if configured and not builtin else generation.model
     return Service(
         model=model,

@@ -52,6 +52,8 @@ class Status(Frozen):
     migrations: MigrationStatus
     generations: Generations
     problem: str | None
+    #: The type of ``tools.embedding`` in a registry that has no record of its generations yet, else None.
+    unadopted: str | None
     next_command: str | None
 
 
@@ -70,6 +72,7 @@ async def status(inspector: Inspector) -> Status:
         migrations=MigrationStatus(applied=facts.applied, pending=facts.pending),
         generations=generations,
         problem=facts.problem,
+        unadopted=None if facts.problem or facts.generations else facts.column_type,
         next_command=_next_command(facts, generations),
     )
 
@@ -99,6 +102,9 @@ async def _generation(inspector: Inspector, facts: SchemaFacts, generation: Gene
 def _next_command(facts: SchemaFacts, generations: Generations) -> str | None:
     current = generations.current
     if facts.problem is not None or facts.pending or current is None:
+        return "toolbox migrate"
+    if current.model is None:
+        # Nothing can be embedded before a model is named; a migration does, and keeps these vectors.
         return "toolbox migrate"
     if current.census.fresh < current.census.active:
         return "toolbox reindex"

@@ -78,7 +78,11 @@ def _endpoint(options: TargetOptions, settings: Settings, current: Generation | 
         try:
             return check_endpoint_url(options.endpoint_url)
         except ValueError as exc:
-            raise InvalidUsageError(f"--endpoint-url is {options.endpoint_url!r}: {exc}") from exc
+            # A refused URL may hold a password or, in its query, a key.
+            found = "" if set("@?") & set(options.endpoint_url) else f" is {options.endpoint_url!r}"
+            raise InvalidUsageError(
+                f"--endpoint-url{found}: {exc}", hint="For example http://localhost:1234/v1/embeddings"
+            ) from exc
     if settings.embedding_endpoint_url is not None:
         return settings.embedding_endpoint_url
     stays = current is not None and options.model is None and settings.embedding_model is None

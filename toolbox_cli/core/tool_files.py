@@ -43,8 +43,9 @@ _COMPRESSED = {
     b"(\xb5/\xfd": "zstd",
     b"BZh": "bzip2",
 }
-#: Above this share of NUL bytes a file is binary; below it a stray one spoils only its own line.
+#: Above this share of control bytes a file is binary; below it a stray NUL spoils only its own line.
 _BINARY_SHARE = 0.05
+_TEXT_BYTES = bytes(byte for byte in range(256) if byte >= 32 or byte in b"\t\n\r\f\x1b")
 #: The name in a line that cannot be parsed, where it stands right at the beginning.
 _LEADING_NAME = re.compile(
     rb'\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?(?:"function"\s*:\s*\{\s*)?"name"\s*:\s*"([^"\\]{1,255})"'
@@ -75,6 +76,8 @@ def open_tool_file(path: str | Path) -> Iterator[BinaryIO]:
     if str(path) == "-":
         yield sys.stdin.buffer
         return
+    if not str(path):
+        raise InvalidUsageError("the name of the file is empty", hint="Name a file, or `-` for standard input.")
     try:
         if Path(path).is_dir():
             raise InvalidUsageError(f"{path} is a directory, expected a file of tools", hint=EXPECTED)
@@ -162,8 +165,12 @@ def read_entries(
         if any_seen:
             yield BadEntry(exc.line, None, message)
             return
-        problem = "holds too much at once" if isinstance(exc, TooLargeError) else "is not valid JSON"
-        raise InvalidUsageError(f"{name} {problem}: line {exc.line}: {exc.message}", hint=EXPECTED) from exc
+        if isinstance(exc, TooLargeError):
+            raise InvalidUsageError(
+                f"{name} cannot be read entry by entry: {exc.message} (line {exc.line})",
+                hint="Write one tool a line, or a JSON list of tools that begins within that many bytes.",
+            ) from exc
+        raise InvalidUsageError(f"{name} is not valid JSON: line {exc.line}: {exc.message}", hint=EXPECTED) from exc
 
 
 class _Readable:
@@ -189,15 +196,14 @@ def _refuse_what_is_no_text(head: bytes, name: str) -> None:
     for magic, kind in _COMPRESSED.items():
         if head.startswith(magic):
             raise InvalidUsageError(f"{name} is compressed ({kind})", hint="Decompress it first.")
-    nul_count = head.count(0)
-    zeros_only = nul_count == len(head)
-    alternating = not zeros_only and (not any(head[1:80:2]) or not any(head[0:80:2]))
+    alternating = any(head) and (not any(head[1:80:2]) or not any(head[0:80:2]))
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(head) > 3 and alternating):
         raise InvalidUsageError(
             f"{name} is UTF-16 text, expected UTF-8", hint="Convert it: iconv -f UTF-16 -t UTF-8 FILE"
         )
-    if nul_count > len(head) * _BINARY_SHARE:
-        raise InvalidUsageError(f"{name} is binary data ({nul_count} NUL bytes at its beginning)", hint=EXPECTED)
+    control_count = len(head.translate(None, delete=_TEXT_BYTES))
+    if control_count > len(head) * _BINARY_SHARE:
+        raise InvalidUsageError(f"{name} is binary data, expected text", hint=EXPECTED)
 
 
 def _layout(stream: JsonStream, name: str, file_format: ImportFormat) -> Literal["lines", "document"]:
@@ -219,8 +225,8 @@ def _layout(stream: JsonStream, name: str, file_format: ImportFormat) -> Literal
     if first != "{":
         if _has_object_line(window):
             return "lines"
-        found = ascii(window[:40].split(b"\n")[0].decode("utf-8", "replace"))
-        raise InvalidUsageError(f"{name} is not JSON: it begins with {found}", hint=EXPECTED)
+        found = window[:40].split(b"\n")[0].decode("utf-8", "replace").strip()
+        raise InvalidUsageError(f"{name} is not JSON: it begins with {found!a}", hint=EXPECTED)
     begins_at = stream.line
     stream.mark()
     try:

@@ -16,13 +16,14 @@ class Trial(Frozen):
     """``norm`` is the Euclidean length of the vector, ``seconds`` the time of the whole request."""
 
     model: str
+    endpoint_url: str
     dimension: int
     norm: float
     seconds: float
     first_components: list[float]
 
 
-async def try_out(embedder: Embedder, text: str) -> Trial:
+async def try_out(embedder: Embedder, endpoint_url: str, text: str) -> Trial:
     """Embed one text as a question; raises as the embedder, InvalidUsageError when the text itself is refused."""
     import numpy as np
 
@@ -36,6 +37,7 @@ async def try_out(embedder: Embedder, text: str) -> Trial:
         await embedder.aclose()
     return Trial(
         model=embedder.model,
+        endpoint_url=endpoint_url,
         dimension=int(vector.shape[0]),
         norm=round(float(np.linalg.norm(vector)), 6),
         seconds=round(seconds, 4),

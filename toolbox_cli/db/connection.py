@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -50,7 +50,8 @@ def _libpq_url(url: str) -> str:
         raise ConfigurationError(f"DATABASE_URL begins with {shown}://, expected postgresql://", hint=_EXPECTED)
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        # libpq takes several hosts (host1:5432,host2:5432), where Python's port is no number.
+        _ = None if "," in parts.netloc else parts.port
     except ValueError:
         raise ConfigurationError("DATABASE_URL is not a valid URL (host or port)", hint=_EXPECTED) from None
     if parts.netloc.count("@") > 1:
@@ -59,11 +60,14 @@ def _libpq_url(url: str) -> str:
             hint="Percent-encode special characters of the password: @ is %40, / is %2F, : is %3A.",
         )
     parameters: list[tuple[str, str]] = []
-    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+    # To libpq a plus is a plus, and not a space as in web forms.
+    for key, value in parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True):
         name = _FOREIGN_PARAMETERS.get(key, key)
         if name is not None:
             parameters.append((name, _SSL_WORDS.get(value.lower(), value) if key == "ssl" else value))
-    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(parameters), ""))
+    # urlunsplit would leave "//" out where there is no host, as in postgresql:///database?host=/run/postgresql.
+    query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
+    return f"postgresql://{parts.netloc}{parts.path}{query}"
 
 
 def application_name(command: str) -> str:

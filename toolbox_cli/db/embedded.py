@@ -34,6 +34,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import quote, urlencode
 
 from toolbox_cli.db import embedded_paths as paths
 from toolbox_cli.db import embedded_process as process
@@ -189,6 +190,16 @@ class EmbeddedServer:
             "dbname": dbname,
         }
         return " ".join(f"{key}={_quoted(value)}" for key, value in parts.items())
+
+    def url(self, dbname: str = DATABASE) -> str:
+        """The same as a DATABASE_URL; raises as ``conninfo``."""
+        postmaster = self._running_postmaster()
+        if postmaster is None:
+            raise DatabaseError(
+                f"the embedded server in {self.data_dir} is not running", hint="Start it: toolbox db start"
+            )
+        host = urlencode({"host": str(postmaster.socket_dir), "port": process.PORT})
+        return f"postgresql://{process.SUPERUSER}@/{quote(dbname)}?{host}"
 
     def status(self) -> ServerStatus:
         """What the server is doing; changes nothing."""

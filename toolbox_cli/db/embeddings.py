@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -10,17 +11,21 @@ from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
 from toolbox_cli.db.faults import database_errors
-from toolbox_cli.db.locks import LOCK_SPACE, registry_lock
+from toolbox_cli.db.index_builds import plan_index
+from toolbox_cli.db.indexes import drop_index
+from toolbox_cli.db.locks import LOCK_SPACE
 from toolbox_cli.db.queries import always, query
+from toolbox_cli.db.state import RegistryState, read_state
 from toolbox_cli.db.vectors import VectorArray, register_vector_array
+from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
 from toolbox_cli.domain.errors import NegativeAnswerError
 from toolbox_cli.domain.models import Census, Generation, PendingTool
-from toolbox_cli.domain.reindexing import RANGE_SIZE, RangeScope, Scope, Selection
+from toolbox_cli.domain.reindexing import RANGE_SIZE, Learned, RangeScope, Scope, Selection
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from toolbox_cli.domain.ports import Vectors
+    from toolbox_cli.domain.ports import Progress, Vectors
 
 #: Second lock space, one key per range of ids ("tooR").
 RANGE_SPACE = LOCK_SPACE - 0x6C + 0x52
@@ -35,31 +40,84 @@ class PostgresEmbeddingStore:
 
     @classmethod
     async def create(
-        cls, reader: psycopg.AsyncConnection, writer: psycopg.AsyncConnection, wait_timeout: float
+        cls, conninfo: str, reader: psycopg.AsyncConnection, writer: psycopg.AsyncConnection, wait_timeout: float
     ) -> PostgresEmbeddingStore:
         """Prepare the writer's session for binary vectors. The database must have pgvector."""
         with database_errors():
             await register_vector_array(writer)
-        return cls(reader, writer, wait_timeout)
+        return cls(conninfo, reader, writer, wait_timeout)
 
-    def __init__(self, reader: psycopg.AsyncConnection, writer: psycopg.AsyncConnection, wait_timeout: float) -> None:
+    def __init__(
+        self, conninfo: str, reader: psycopg.AsyncConnection, writer: psycopg.AsyncConnection, wait_timeout: float
+    ) -> None:
+        self._conninfo = conninfo
         self._reader = reader
         self._writer = writer
         self._wait_timeout = wait_timeout
 
-    def shared_lock(self) -> AbstractAsyncContextManager[None]:
-        """Keeps the schema and the generations as they are while vectors are written."""
-        return registry_lock(self._writer, wait_seconds=self._wait_timeout, shared=True)
+    async def check_session(self) -> None:
+        """Raise StateError for a pooler in transaction mode: it would lose the locks between two statements."""
+        await check_session(self._reader, self._writer)
+
+    def as_worker(self) -> AbstractAsyncContextManager[None]:
+        """Be counted as a live worker, and keep schema and generations as they are while vectors are written."""
+        return as_worker(self._writer, self._wait_timeout)
+
+    async def defer_index(self, generation: Generation, progress: Progress) -> None:
+        """Drop the column's vector indexes; ``complete_index`` builds what the generation asks for again.
+
+        Until then searches read every vector. A killed run leaves it so: the next one completes it.
+        """
+        state = await self._state()
+        for index in state.indexes_on(generation.role):
+            progress.note(f"index {index.name} is dropped and built again after the load: many vectors will change")
+            # Dropping waits for transactions that may use the index. An abandoned drop leaves it invalid, which
+            # costs time but harms nobody, and the build afterwards replaces it.
+            with suppress(psycopg.errors.LockNotAvailable):
+                await self._reader.execute(drop_index(index.name, concurrently=True))
+
+    async def complete_index(self, generation: Generation, progress: Progress) -> float:
+        """Build the index that the generation asks for, unless it is there or another worker is still at work.
+
+        Returns the seconds that it took.
+        """
+        async with as_last_worker(self._writer) as alone:
+            if not alone:
+                return 0.0
+            build = plan_index(await self._state(), None, generation, generation.role)
+            if build is None or not build.statements:
+                return 0.0
+            # Counting reads the whole heap, so it waits until it is known to be needed.
+            build = plan_index(await self._state(count=True), None, generation, generation.role)
+            return await build.execute(self._conninfo, progress) if build is not None else 0.0
+
+    async def _state(self, *, count: bool = False) -> RegistryState:
+        with database_errors():
+            return await read_state(self._reader, count=count)
+
+    async def learned(self, generation: Generation) -> Learned | None:
+        """What earlier runs learned of the generation's service, not older than a week: services change."""
+        with database_errors():
+            async with self._reader.cursor(row_factory=class_row(Learned)) as cursor:
+                await cursor.execute(query("embeddings", "learned"), _service(generation))
+                return await cursor.fetchone()
+
+    async def learn(self, generation: Generation, learned: Learned) -> None:
+        """Remember it for the next run."""
+        with database_errors():
+            await self._writer.execute(query("embeddings", "learn"), _service(generation) | learned.model_dump())
 
     async def census(self, generation: Generation) -> Census:
         return await census(self._reader, generation)
 
-    async def scope(self, generation: Generation, selection: Selection) -> Scope:
-        """Count what a run with this selection would do."""
+    async def scope(self, generation: Generation, selection: Selection, *, measure: bool = False) -> Scope:
+        """Count what a run with this selection would do; ``measure`` also counts the characters to send."""
         with database_errors():
             async with self._reader.cursor(row_factory=class_row(RangeScope)) as cursor:
                 statement = query("embeddings", "scope", **columns_of(generation))
-                parameters = space_of(generation) | _selection(selection) | {"range_size": RANGE_SIZE}
+                parameters = (
+                    space_of(generation) | _selection(selection) | {"range_size": RANGE_SIZE, "measure": measure}
+                )
                 await cursor.execute(statement, parameters)
                 return Scope(ranges=await cursor.fetchall())
 
@@ -113,11 +171,10 @@ class PostgresEmbeddingStore:
         with database_errors():
             async with self._writer.transaction(), self._writer.cursor() as cursor:
                 await cursor.execute(query("embeddings", "write", **columns_of(generation)), parameters)
-                written = [row[0] for row in await cursor.fetchall()]
+                written = cursor.rowcount
                 if any(tool.failed_before for tool in tools):
-                    forgotten = {"generation_id": generation.id, "ids": written}
-                    await cursor.execute(query("embeddings", "forget_failures"), forgotten)
-        return len(written)
+                    await cursor.execute(query("embeddings", "forget_failures", **columns_of(generation)), parameters)
+        return written
 
     async def record_failure(self, generation: Generation, tool: PendingTool, error: str) -> None:
         """Quarantine one tool with the service's words."""
@@ -137,6 +194,10 @@ async def census(connection: psycopg.AsyncConnection, generation: Generation) ->
         async with connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(query("embeddings", "census", **columns_of(generation)), space_of(generation))
             return Census(**always(await cursor.fetchone()))
+
+
+def _service(generation: Generation) -> dict[str, Any]:
+    return {"endpoint_url": generation.endpoint_url or "", "service_model": generation.model or ""}
 
 
 def columns_of(generation: Generation) -> dict[str, sql.Composable]:

@@ -7,36 +7,34 @@ SELECT count(*) AS active,
        count(*) FILTER (WHERE NOT fresh AND failed) AS failed
 FROM (
     SELECT t.{column} IS NOT NULL AS present,
-           t.{column} IS NOT NULL AND coalesce(t.{fingerprint} = x.fingerprint, false) AS fresh,
-           coalesce(f.fingerprint = x.fingerprint, false) AS failed
+           t.{column} IS NOT NULL AND toolbox_matches(t.{fingerprint}, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                                           t.name::text, t.description::text, t.input_schema) AS fresh,
+           f.tool_id IS NOT NULL AND toolbox_matches(f.fingerprint, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                                           t.name::text, t.description::text, t.input_schema) AS failed
     FROM tools t
-    CROSS JOIN LATERAL (
-        SELECT toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
-                                   toolbox_tool_text(t.name::text, t.description::text, t.input_schema)) AS fingerprint
-        OFFSET 0) x
     LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
     WHERE t.is_active
 ) counted;
 
 -- name: scope --
--- What a reindex would look at, by range of ids: how many tools, how many it would embed and why, what it would send.
+-- What a reindex would look at, by range of ids: how many tools, how many it would embed and why, and, if it is to be
+-- measured, how much it would send.
 SELECT (id / %(range_size)s)::int AS range, count(*) AS selected,
        count(*) FILTER (WHERE fresh AND NOT %(everything)s) AS unchanged,
        count(*) FILTER (WHERE NOT fresh AND failed) AS failed_before,
        count(*) FILTER (WHERE NOT fresh AND NOT failed AND NOT present) AS missing,
        count(*) FILTER (WHERE NOT fresh AND NOT failed AND present) AS stale,
        count(*) FILTER (WHERE fresh AND %(everything)s) AS forced,
-       coalesce(sum(characters) FILTER (WHERE NOT fresh OR %(everything)s), 0)::bigint AS characters
+       coalesce(sum(CASE WHEN %(measure)s AND (NOT fresh OR %(everything)s)
+                         THEN length(toolbox_tool_text(name, description, input_schema)) END), 0)::bigint AS characters
 FROM (
-    SELECT t.id, length(x.text) AS characters, t.{column} IS NOT NULL AS present,
-           t.{column} IS NOT NULL AND coalesce(t.{fingerprint} = y.fingerprint, false) AS fresh,
-           coalesce(f.fingerprint = y.fingerprint, false) AS failed
+    SELECT t.id, t.name::text AS name, t.description::text AS description, t.input_schema,
+           t.{column} IS NOT NULL AS present,
+           t.{column} IS NOT NULL AND toolbox_matches(t.{fingerprint}, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                                           t.name::text, t.description::text, t.input_schema) AS fresh,
+           f.tool_id IS NOT NULL AND toolbox_matches(f.fingerprint, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                                           t.name::text, t.description::text, t.input_schema) AS failed
     FROM tools t
-    CROSS JOIN LATERAL (
-        SELECT toolbox_tool_text(t.name::text, t.description::text, t.input_schema) AS text OFFSET 0) x
-    CROSS JOIN LATERAL (
-        SELECT toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s, x.text)
-               AS fingerprint OFFSET 0) y
     LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
     WHERE (t.is_active OR %(include_inactive)s)
       AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
@@ -46,35 +44,53 @@ GROUP BY 1
 ORDER BY 1;
 
 -- name: pending --
--- Tools of an id range whose vector has to be made, with the text and fingerprint to make it from.
-SELECT t.id, t.name::text AS name, x.text, y.fingerprint, f.tool_id IS NOT NULL AS failed_before
+-- Tools of an id range whose vector has to be made, with the text to make it from and what is to be stored beside it.
+SELECT t.id, t.name::text AS name, x.text,
+       toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s, x.text)
+       || toolbox_short_seal(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                             t.name::text, t.description::text, t.input_schema) AS fingerprint,
+       f.tool_id IS NOT NULL AS failed_before
 FROM tools t
 CROSS JOIN LATERAL (
     SELECT toolbox_tool_text(t.name::text, t.description::text, t.input_schema) AS text OFFSET 0) x
-CROSS JOIN LATERAL (
-    SELECT toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s, x.text)
-           AS fingerprint OFFSET 0) y
 LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
-                              AND f.fingerprint = y.fingerprint
+      AND toolbox_matches(f.fingerprint, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                          t.name::text, t.description::text, t.input_schema)
 WHERE t.id >= %(first)s AND t.id < %(past)s
   AND (t.is_active OR %(include_inactive)s)
   AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
   AND (%(ids)s::bigint[] IS NULL OR t.id = ANY (%(ids)s::bigint[]))
-  AND (%(everything)s OR t.{column} IS NULL OR t.{fingerprint} IS DISTINCT FROM y.fingerprint)
+  AND (%(everything)s OR t.{column} IS NULL
+       OR NOT toolbox_matches(t.{fingerprint}, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                                 t.name::text, t.description::text, t.input_schema))
 ORDER BY t.id;
 
 -- name: write --
--- Store vectors with their fingerprints, in one statement, and only where the text is still the one they were made from.
+-- Store vectors with their fingerprints in one statement, and only where the text is still that which they were made of.
 UPDATE tools t SET {column} = v.embedding, {fingerprint} = v.fingerprint
 FROM unnest(%(ids)s::bigint[], %(vectors)s, %(fingerprints)s::bytea[]) AS v(id, embedding, fingerprint)
 WHERE t.id = v.id
-  AND v.fingerprint = toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
-                                          toolbox_tool_text(t.name::text, t.description::text, t.input_schema))
-RETURNING t.id;
+  AND toolbox_matches(v.fingerprint, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                     t.name::text, t.description::text, t.input_schema);
 
 -- name: forget_failures --
--- A tool that has its vector now is no failure any more.
-DELETE FROM embedding_failures WHERE generation_id = %(generation_id)s AND tool_id = ANY (%(ids)s::int[]);
+-- A tool that has the vector of its present text is no failure any more.
+DELETE FROM embedding_failures f
+USING unnest(%(ids)s::bigint[], %(fingerprints)s::bytea[]) AS v(id, fingerprint), tools t
+WHERE f.generation_id = %(generation_id)s AND f.tool_id = v.id AND t.id = v.id AND t.{fingerprint} = v.fingerprint;
+
+-- name: learned --
+-- What earlier runs learned of a service.
+SELECT max_batch, tools_per_second FROM embedding_services
+WHERE endpoint_url = %(endpoint_url)s AND model = %(service_model)s AND learned_at > now() - interval '7 days';
+
+-- name: learn --
+-- Remember what a run learned of its service; a run too short to measure keeps the speed of an earlier one.
+INSERT INTO embedding_services AS s (endpoint_url, model, max_batch, tools_per_second)
+VALUES (%(endpoint_url)s, %(service_model)s, %(max_batch)s, %(tools_per_second)s)
+ON CONFLICT (endpoint_url, model) DO UPDATE
+SET max_batch = excluded.max_batch, tools_per_second = coalesce(excluded.tools_per_second, s.tools_per_second),
+    learned_at = now();
 
 -- name: record_failure --
 -- Quarantine: the service refused this very text. The tool may have been deleted meanwhile.

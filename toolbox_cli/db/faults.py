@@ -29,6 +29,11 @@ def translate(exc: psycopg.Error) -> ToolboxError:
                 f"a lock on the registry could not be had in time: {said}",
                 hint="Another session holds it; run the command again when its transaction has ended.",
             )
+        case pg.InsufficientPrivilege() if "extension" in said:
+            return DatabaseError(
+                f"the database does not permit this: {said}",
+                hint="Have a superuser run CREATE EXTENSION vector in this database once, then run this again.",
+            )
         case pg.InsufficientPrivilege():
             return DatabaseError(
                 f"the database does not permit this: {said}",
@@ -43,6 +48,11 @@ def translate(exc: psycopg.Error) -> ToolboxError:
             return StateError(
                 f"a vector does not fit its column: {said}",
                 hint="Run `toolbox status` to see the column's dimension, `toolbox migrate` to change it.",
+            )
+        case pg.DependentObjectsStillExist():
+            return StateError(
+                f"other objects stand in the way: {said}{_named(exc)}",
+                hint="Nothing of this step was done. Drop them first and create them again afterwards.",
             )
         case pg.QueryCanceled():
             return DatabaseError(f"the database cancelled the statement: {said}", hint="Run the command again.")
@@ -61,6 +71,12 @@ def translate(exc: psycopg.Error) -> ToolboxError:
                 hint="What was committed is kept; run the command again when the server is back.",
             )
     return DatabaseError(f"the database refused a statement: {said} (SQLSTATE {exc.sqlstate})")
+
+
+def _named(exc: psycopg.Error) -> str:
+    """The objects that the server lists in its detail, on one line."""
+    detail = " ".join((exc.diag.message_detail or "").split())
+    return f": {detail[:200]}" if detail else ""
 
 
 def first_line(exc: psycopg.Error) -> str:

@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from toolbox_cli.db.embeddings import census, columns_of, space_of
-from toolbox_cli.db.faults import database_errors, first_line
+from toolbox_cli.db.faults import database_errors, first_line, translate
 from toolbox_cli.db.indexes import unfit_reason
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.yoyo_runner import load_migrations
@@ -71,9 +71,11 @@ class PostgresInspector:
         try:
             async with self._connection.transaction(force_rollback=True):
                 await self._connection.execute(query("inspection", "try_insert"), parameters)
-        except psycopg.OperationalError:
-            raise
         except psycopg.Error as exc:
+            # An index row that is too long, or a full disk, is an objection too, though psycopg sorts it under
+            # OperationalError; a lost session is none.
+            if self._connection.broken or self._connection.closed:
+                raise translate(exc) from exc
             return first_line(exc)
         return None
 

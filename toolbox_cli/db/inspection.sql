@@ -23,5 +23,6 @@ FROM tools t
 CROSS JOIN LATERAL (
     SELECT toolbox_tool_text(t.name::text, t.description::text, t.input_schema) AS text OFFSET 0) x
 WHERE t.is_active AND t.{column} IS NOT NULL
-  AND t.{fingerprint} = toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s, x.text)
+  AND toolbox_matches(t.{fingerprint}, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
+                                           t.name::text, t.description::text, t.input_schema)
 ORDER BY t.id DESC LIMIT 1;

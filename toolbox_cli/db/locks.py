@@ -21,23 +21,25 @@ from toolbox_cli.domain.errors import LockBusyError
 #: First key of all our advisory locks: the bytes of "tool". The second key says which lock it is.
 LOCK_SPACE = 0x746F6F6C
 SCHEMA_LOCK = 1
+#: Held shared by every live reindex worker, exclusively by the one that builds the index after them.
+WORKER_LOCK = 2
 
 
 @asynccontextmanager
 async def registry_lock(
-    connection: psycopg.AsyncConnection, *, wait_seconds: float, shared: bool = False
+    connection: psycopg.AsyncConnection, *, wait_seconds: float, shared: bool = False, key: int = SCHEMA_LOCK
 ) -> AsyncIterator[None]:
-    """Hold the registry's lock on this session; raises LockBusyError that names the holder after ``wait_seconds``.
+    """Hold one of our locks on this session; raises LockBusyError that names the holder after ``wait_seconds``.
 
     It is polled, not waited for: a waiting session would show up as blocked, and could not be interrupted cleanly.
     """
     mode = "shared" if shared else "exclusive"
     deadline = time.monotonic() + wait_seconds
     with database_errors():
-        while not await _try(connection, mode):
+        while not await _try(connection, mode, key):
             if time.monotonic() >= deadline:
                 raise LockBusyError(
-                    f"another toolbox command is at work on this registry: {await _holder(connection)}",
+                    f"another toolbox command is at work on this registry: {await _holder(connection, key)}",
                     hint="Wait until it has ended (`toolbox status` shows it), then run this again.",
                 )
             await asyncio.sleep(0.1)
@@ -47,17 +49,17 @@ async def registry_lock(
         # A lost session has released its locks by itself.
         if not connection.closed and not connection.broken:
             with database_errors():
-                await connection.execute(query("locks", f"unlock_{mode}"), {"space": LOCK_SPACE, "key": SCHEMA_LOCK})
+                await connection.execute(query("locks", f"unlock_{mode}"), {"space": LOCK_SPACE, "key": key})
 
 
-async def _try(connection: psycopg.AsyncConnection, mode: str) -> bool:
-    cursor = await connection.execute(query("locks", f"try_lock_{mode}"), {"space": LOCK_SPACE, "key": SCHEMA_LOCK})
+async def _try(connection: psycopg.AsyncConnection, mode: str, key: int) -> bool:
+    cursor = await connection.execute(query("locks", f"try_lock_{mode}"), {"space": LOCK_SPACE, "key": key})
     row = await cursor.fetchone()
     return bool(row and row[0])
 
 
-async def _holder(connection: psycopg.AsyncConnection) -> str:
-    cursor = await connection.execute(query("locks", "lock_holder"), {"space": LOCK_SPACE, "key": SCHEMA_LOCK})
+async def _holder(connection: psycopg.AsyncConnection, key: int) -> str:
+    cursor = await connection.execute(query("locks", "lock_holder"), {"space": LOCK_SPACE, "key": key})
     row = await cursor.fetchone()
     if row is None:
         return "it has just ended"

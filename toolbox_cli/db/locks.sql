@@ -32,3 +32,17 @@ FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.relation = to_regclass('tools') AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL
 GROUP BY l.pid, a.application_name, a.state, a.xact_start
 ORDER BY a.xact_start LIMIT 3;
+
+-- name: holders --
+-- Every session that holds a lock of ours: server process, the name it gave itself, and since when it is connected.
+SELECT l.pid, coalesce(a.application_name, '') AS name, a.backend_start AT TIME ZONE 'UTC' AS since
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.classid = %(space)s::int::oid AND l.objid = %(key)s::int::oid
+ORDER BY a.backend_start;
+
+-- name: server_process --
+-- Which server process answers this session now; through a pooler it may be another one each time.
+SELECT pg_backend_pid();

@@ -23,6 +23,8 @@ class Statement:
 
     sql: sql.SQL | sql.Composed
     purpose: str
+    #: The name of the index that this builds: what a failed build of it leaves behind.
+    replaces: str | None = None
 
     def text(self) -> str:
         """The statement as PostgreSQL will see it, ending in a semicolon."""
@@ -40,6 +42,8 @@ class Plan:
     #: What is set aside but can be brought back, one phrase each.
     retires: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    #: Columns that get another name or go: views go on reading them, or are in the way.
+    moves: frozenset[str] = frozenset()
 
     def then(self, following: Plan) -> Plan:
         return Plan(
@@ -48,6 +52,7 @@ class Plan:
             losses=self.losses + following.losses,
             retires=self.retires + following.retires,
             notes=self.notes + following.notes,
+            moves=self.moves | following.moves,
         )
 
 
@@ -63,6 +68,7 @@ class Draft:
     statements: list[Statement] = field(default_factory=list)
     columns: dict[str, str] = field(init=False)
     indexes: dict[str, VectorIndex] = field(init=False)
+    moves: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.columns = dict(self.state.columns)
@@ -82,6 +88,7 @@ class Draft:
             if column in self.columns:
                 statement = sql.SQL("ALTER TABLE tools DROP COLUMN {}").format(sql.Identifier(column))
                 self.add(statement, purpose)
+                self.moves.add(column)
                 del self.columns[column]
 
     def rename_column(self, old: Role, new: Role, purpose: str) -> None:
@@ -92,10 +99,17 @@ class Draft:
             if source in self.columns:
                 rename = sql.SQL("ALTER TABLE tools RENAME COLUMN {} TO {}")
                 self.add(rename.format(sql.Identifier(source), sql.Identifier(target)), purpose)
+                self.moves.add(source)
                 self.columns[target] = self.columns.pop(source)
 
     def rename_indexes(self, old: Role, new: Role, purpose: str) -> None:
-        for index in [index for index in self.indexes.values() if index.column == old.column]:
+        found = [index for index in self.indexes.values() if index.column == old.column]
+        # The name is one, an operator may have made several: the one that bears the name moves, or else the first.
+        found.sort(key=lambda index: index.name != old.index_name)
+        for index in found[1:]:
+            self.add(drop_index(index.name), "one vector index is enough")
+            del self.indexes[index.name]
+        for index in found[:1]:
             rename = sql.SQL("ALTER INDEX {} RENAME TO {}")
             self.add(rename.format(sql.Identifier(index.name), sql.Identifier(new.index_name)), purpose)
             del self.indexes[index.name]
@@ -103,8 +117,11 @@ class Draft:
             self.indexes[new.index_name] = moved
 
     def retire(self, role: Role, purpose: str) -> None:
-        """Close the history of a role, if anything is in it."""
-        if role in self.state.generations:
+        """Close the history of a role, if anything is in it.
+
+        A column tells of a generation that a migration before this plan, not executed yet, is going to record.
+        """
+        if role in self.state.generations or role.column in self.state.columns:
             self.add(_retire_role(role), purpose)
 
     def add_column(self, role: Role, dimension: int, purpose: str) -> None:
@@ -126,6 +143,13 @@ class Draft:
             vectors=self.state.vectors if vectors is None else vectors,
         )
 
+    def plan(
+        self, *, vectors: Mapping[str, int] | None = None, losses: tuple[str, ...] = (), retires: tuple[str, ...] = ()
+    ) -> Plan:
+        """What was collected."""
+        after = self.finish(vectors=vectors)
+        return Plan(tuple(self.statements), after, losses=losses, retires=retires, moves=frozenset(self.moves))
+
 
 def retire_current(state: RegistryState, target: Target) -> Plan:
     """Change the dimension (or the model) at once: O(1) whatever the number of tools.
@@ -135,6 +159,10 @@ def retire_current(state: RegistryState, target: Target) -> Plan:
     index of the new column is built afterwards, CONCURRENTLY (see ``indexes.build``), for a build inside this
     transaction would hold the lock for as long as it takes to scan the table.
     """
+    current = state.generations.get(Role.CURRENT)
+    if target.index_method is None and current is not None:
+        # Whoever asked for another index than HNSW, or for none, did so for the registry and not for one model.
+        target = target.model_copy(update={"index_method": current.index_method})
     draft = Draft(state)
     losses = _losses(state, Role.PREVIOUS) + _losses(state, Role.BUILDING)
     draft.drop_column(Role.PREVIOUS, "drop the generation before the last")
@@ -151,7 +179,32 @@ def retire_current(state: RegistryState, target: Target) -> Plan:
     count = state.vectors.get(Role.CURRENT.column, 0)
     retires = (f"{count} vectors of {_dimensions(state, Role.CURRENT)} (kept for `toolbox rollback`)",) if count else ()
     vectors = {Role.PREVIOUS.column: count, Role.CURRENT.column: 0}
-    return Plan(tuple(draft.statements), draft.finish(vectors=vectors), losses=losses, retires=retires)
+    return draft.plan(vectors=vectors, losses=losses, retires=retires)
+
+
+def disown_current(state: RegistryState, generation: Generation) -> Plan:
+    """The column has another dimension than its generation: somebody altered it by hand, and with it every vector.
+
+    What is in it now was made by nobody knows whom, so it must not be brought back later as this generation.
+    """
+    found = state.dimension_of(Role.CURRENT) or generation.dimension
+    statement = sql.SQL(
+        "UPDATE embedding_generations SET model = NULL, canonical_model = NULL, dimension = {}, document_prefix = '',"
+        " query_prefix = '', endpoint_url = NULL, api_key_env = NULL WHERE id = {}"
+    ).format(sql.Literal(found), sql.Literal(generation.id))
+    purpose = f"tools.embedding has {found} dimensions, recorded were {generation.dimension}: nobody's vectors"
+    unsigned = {"model": None, "canonical_model": None, "dimension": found, "document_prefix": "", "query_prefix": ""}
+    disowned = generation.model_copy(update=unsigned | {"endpoint_url": None, "api_key_env": None})
+    after = replace(state, generations={**state.generations, Role.CURRENT: disowned})
+    return Plan((Statement(statement, purpose),), after)
+
+
+def record_current(state: RegistryState, target: Target) -> Plan:
+    """Record the current generation where its row is gone; the fingerprints tell which vectors are this target's."""
+    draft = Draft(state)
+    draft.add_fingerprint(Role.CURRENT, "which text and space each embedding was made from")
+    draft.add(insert_generation(Role.CURRENT, target), "record the current generation")
+    return draft.plan()
 
 
 def swap_back(state: RegistryState) -> Plan:
@@ -173,7 +226,7 @@ def swap_back(state: RegistryState) -> Plan:
         Role.BUILDING.column: state.vectors.get(Role.CURRENT.column, 0),
         Role.CURRENT.column: state.vectors.get(Role.PREVIOUS.column, 0),
     }
-    return Plan(tuple(draft.statements), draft.finish(vectors=moved), losses=losses)
+    return draft.plan(vectors=moved, losses=losses)
 
 
 def bring_forward(state: RegistryState) -> Plan:
@@ -191,7 +244,7 @@ def bring_forward(state: RegistryState) -> Plan:
         Role.PREVIOUS.column: state.vectors.get(Role.CURRENT.column, 0),
         Role.CURRENT.column: state.vectors.get(Role.BUILDING.column, 0),
     }
-    return Plan(tuple(draft.statements), draft.finish(vectors=moved), losses=losses)
+    return draft.plan(vectors=moved, losses=losses)
 
 
 def signature(space: EmbeddingSpace) -> tuple[object, ...]:
@@ -227,7 +280,7 @@ def drop_role(state: RegistryState, role: Role, purpose: str) -> Plan:
     draft.drop_column(role, purpose)
     draft.retire(role, "history: this generation is gone")
     vectors = {column: count for column, count in state.vectors.items() if column != role.column}
-    return Plan(tuple(draft.statements), draft.finish(vectors=vectors), losses=_losses(state, role))
+    return draft.plan(vectors=vectors, losses=_losses(state, role))
 
 
 def _move(draft: Draft, old: Role, new: Role, purpose: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -86,10 +86,11 @@ class Registry:
         applied = (await self.state()).applied
         return [file.id for file in load_migrations() if file.id not in applied]
 
-    async def dependents(self) -> list[str]:
+    async def dependents(self, columns: Collection[str]) -> list[str]:
+        """Views that read one of these columns, in words."""
         with database_errors():
             rows = await (await self.connection.execute(query("schema", "dependents"))).fetchall()
-        return [f"{kind} {name} (column {column})" for name, kind, column in rows]
+        return [f"{kind} {name} (column {column})" for name, kind, column in rows if column in columns]
 
     async def check_server(self) -> None:
         """Raise unless the server can hold a registry: version, and pgvector installed or installable."""
@@ -122,30 +123,44 @@ class Registry:
                 steps.append(Step(f"migration {file.id}", plan, file))
                 simulated = plan.after
         generation = state.generations.get(Role.CURRENT)
-        if generation is not None and not steps:
-            steps.extend(self._change_generation(state, generation, target))
+        if generation is not None:
+            changes, generation = self._change_generation(simulated, generation, target)
+            steps.extend(changes)
         elif simulated.dimension_of(Role.CURRENT) != target.space.dimension:
             # 002 was applied long ago, for another dimension, and only later migrations were pending.
             plan = plans.retire_current(simulated, target)
             steps.append(Step("change of the embedding space, at once", plan))
+        elif "embedding_generations" in state.tables:
+            steps.append(Step("record of the current generation", plans.record_current(simulated, target)))
         simulated = steps[-1].plan.after if steps else state
         index = plan_index(simulated, target, generation)
         return RegistryChange(self, steps, index, await self._dependents_of(steps))
 
-    def _change_generation(self, state: RegistryState, generation: Generation, target: Target) -> list[Step]:
+    def _change_generation(
+        self, state: RegistryState, generation: Generation, target: Target
+    ) -> tuple[list[Step], Generation]:
+        """The steps to the target, and the generation whose kind of index the current column gets."""
         building = state.generations.get(Role.BUILDING)
         wanted = plans.signature(target.space)
-        if wanted == plans.signature(generation.space):
+        altered = state.dimension_of(Role.CURRENT) != generation.dimension
+        if wanted == plans.signature(generation.space) and not altered:
             plan = plans.update_service(state, generation, target)
-            return [Step("service of the current generation", plan)] if plan.statements else []
+            return ([Step("service of the current generation", plan)] if plan.statements else []), generation
         if building is not None and building.rolled_back_at is not None and wanted == plans.signature(building.space):
-            return [Step("bring the embeddings that were set aside back", plans.bring_forward(state))]
+            plan = plans.bring_forward(state)
+            plan = plan.then(plans.update_service(plan.after, building, target))
+            return [Step("bring the embeddings that were set aside back", plan)], building
         if building is not None and building.rolled_back_at is None:
             raise StateError(
                 f"a new generation is being built ({building.model}, {building.dimension} dimensions)",
                 hint="End that first: `toolbox cutover`, or `toolbox rollback` to abandon it.",
             )
-        return [Step("change of the embedding space, at once", plans.retire_current(state, target))]
+        if altered:
+            plan = plans.disown_current(state, generation)
+            plan = plan.then(plans.retire_current(plan.after, target))
+        else:
+            plan = plans.retire_current(state, target)
+        return [Step("change of the embedding space, at once", plan)], generation
 
     async def plan_rollback(self, to: str | None, target: Target) -> RegistryChange:
         """Without ``to``: back to the previous generation. With it: undo the migrations after it (all for zero)."""
@@ -205,9 +220,10 @@ class Registry:
         return RegistryChange(self, steps, None, await self._dependents_of(steps))
 
     async def _dependents_of(self, steps: Sequence[Step]) -> list[str]:
-        moves = any(" COLUMN " in statement.text() for step in steps for statement in step.plan.statements)
-        state = await self.state()
-        return await self.dependents() if moves and state.has_tools else []
+        moved: set[str] = set()
+        for step in steps:
+            moved |= step.plan.moves
+        return await self.dependents(moved) if moved else []
 
     async def run_plan(self, plan: Plan) -> None:
         """Execute a plan in one short transaction on a session of its own."""
@@ -235,7 +251,7 @@ class RegistryChange:
 
     @property
     def outline(self) -> Outline:
-        steps = [OutlineStep(title=step.title, statements=_described(step.plan.statements)) for step in self._steps]
+        steps = [OutlineStep(title=step.title, statements=_statements(step)) for step in self._steps]
         if self._index is not None and self._index.statements:
             title = "vector index (outside of a transaction: the registry stays open)"
             steps.append(OutlineStep(title=title, statements=_described(self._index.statements)))
@@ -295,6 +311,14 @@ async def blockers(connection: psycopg.AsyncConnection) -> str:
     return "; ".join(
         f"server process {pid} ({name or 'no name'}, {state}, for {age:.0f} s)" for pid, name, state, age in rows
     )
+
+
+def _statements(step: Step) -> list[OutlineStatement]:
+    if step.file is not None and not step.plan.statements:
+        # There is still its mark to write, so the change is not an empty one.
+        done = "applied" if step.direction == "apply" else "undone"
+        return [OutlineStatement(sql="-- no statement is needed", purpose=f"the schema is so: record it as {done}")]
+    return _described(step.plan.statements)
 
 
 def _described(statements: Sequence[Statement]) -> list[OutlineStatement]:

@@ -21,7 +21,9 @@ WHERE a.attrelid = to_regclass('tools') AND a.attnum > 0 AND NOT a.attisdropped;
 -- name: functions --
 -- Which of our functions are there.
 SELECT name FROM unnest(ARRAY['toolbox_tool_text(text,text,json)',
-                              'toolbox_fingerprint(text,integer,text,integer,text)']) AS name
+                              'toolbox_fingerprint(text,integer,text,integer,text)',
+                              'toolbox_seal(text,integer,text,integer,text,text,json)',
+                              'toolbox_matches(bytea,text,integer,text,integer,text,text,json)']) AS name
 WHERE to_regprocedure(name) IS NOT NULL;
 
 -- name: vector_indexes --

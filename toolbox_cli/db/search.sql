@@ -40,10 +40,12 @@ ORDER BY distance, id
 LIMIT %(limit)s;
 
 -- name: tune --
--- Settings of one transaction: how far the index looks, and that it is used at all (the planner does not know that
--- vectors live in TOAST and takes a sequential scan for cheap).
+-- Settings of one transaction: how far the index looks, and that it is used at all. The planner does not know that
+-- vectors live in TOAST, so it takes reading and sorting them all for cheap, by a sequential scan or through the index
+-- on is_active. Without sorting, only the vector index gives the order.
 SELECT set_config('hnsw.ef_search', %(ef_search)s::text, true), set_config('ivfflat.probes', %(probes)s::text, true),
-       set_config('enable_seqscan', 'off', true);
+       set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_sort', 'off', true);
 
 -- name: iterate --
 -- pgvector 0.8 and later go on looking until enough candidates pass the filters.

@@ -48,6 +48,7 @@ class RegistryState:
     pgvector_version: str | None = None
     tables: frozenset[str] = frozenset()
     created_by_toolbox: bool = False
+    created_executions: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     indexes: tuple[VectorIndex, ...] = ()
     has_functions: bool = False
@@ -133,9 +134,10 @@ async def read_state(connection: psycopg.AsyncConnection, *, count: bool = False
         pgvector_version=pgvector_version,
         tables=frozenset(tables),
         created_by_toolbox=tables.get("tools") == TABLE_COMMENT,
+        created_executions=tables.get("tool_executions") == TABLE_COMMENT,
         columns=columns,
         indexes=tuple(indexes),
-        has_functions=len(fetched["functions"]) == 2,
+        has_functions=len(fetched["functions"]) == 4,
         generations={generation.role: generation for generation in generations},
         applied=tuple(applied),
         vectors=vectors,

@@ -70,6 +70,8 @@ def migrations_folder() -> Path:
 
 def load_migrations() -> list[MigrationFile]:
     """All migrations in order, imported. Raises StateError when one cannot be imported: yoyo would skip it."""
+    # yoyo logs the traceback of a migration that it cannot import; ours is one line (see below).
+    logging.getLogger("yoyo").setLevel(logging.CRITICAL)
     folder = migrations_folder()
     files: list[MigrationFile] = []
     for migration in sorted(read_migrations(str(folder)), key=lambda found: str(found.id)):
@@ -100,6 +102,16 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo ships no 
         connection.execute(f"SET lock_timeout = {int(self.lock_timeout_ms)}")
         return connection
 
+    def create_lock_table(self) -> None:
+        # yoyo swallows what the server says here, and then fails for want of the table: with the wrong words.
+        if self.execute("SELECT to_regclass('yoyo_lock')").fetchone()[0] is None:
+            with self.transaction():
+                self.execute(self.format_sql(self.create_lock_table_sql))
+
+    def _check_transactional_ddl(self) -> bool:
+        # yoyo finds out by making a table. PostgreSQL has it always.
+        return True
+
     def get_log_data(self, migration: Any = None, operation: str = "apply") -> dict[str, Any]:
         # getpass.getuser() raises for a uid without a passwd entry, as containers have; the log needs no such name.
         try:
@@ -113,7 +125,6 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo ships no 
 
 @contextmanager
 def _backend(conninfo: str, lock_timeout_ms: int) -> Iterator[Backend]:
-    logging.getLogger("yoyo").setLevel(logging.ERROR)
     with database_errors():
         backend = Backend(conninfo, lock_timeout_ms)
         with backend:

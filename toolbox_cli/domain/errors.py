@@ -61,12 +61,22 @@ class EmbeddingServiceError(ToolboxError):
 
 
 class WrongDimensionError(EmbeddingServiceError):
-    """The service makes vectors of another dimension than the generation has; ``found`` and ``expected`` say which."""
+    """The service makes vectors of another dimension than the generation's: nothing it answers can be stored."""
 
-    def __init__(self, found: int, expected: int, *, hint: str | None = None) -> None:
-        super().__init__(f"the embedding service made {found} dimensions, expected {expected}", hint=hint)
+    def __init__(self, *, found: int, expected: int) -> None:
+        super().__init__(
+            f"the embedding service answered vectors of {found} dimensions, expected {expected}",
+            hint=f"Is EMBEDDING_MODEL the model that the service runs? Migrate to {found} dimensions"
+            f" (`toolbox migrate --dimension {found}`), or serve a model that makes {expected}.",
+        )
         self.found = found
         self.expected = expected
+
+
+class RateLimitedError(EmbeddingServiceError):
+    """The service is there and asks us to come back later; ``retry_after`` is in seconds, None when it gave none."""
+
+    retry_after: float | None = None
 
 
 class InputRefusedError(EmbeddingServiceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -169,8 +170,12 @@ class ToolSummary(Frozen):
     is_active: bool
 
 
-class PendingTool(Frozen):
-    """A tool whose vector has to be made: its text as SQL built it, and the fingerprint of that text."""
+@dataclass(frozen=True, slots=True)
+class PendingTool:
+    """A tool whose vector has to be made: its text as SQL built it, and what is to be stored beside the vector.
+
+    No pydantic model: there is one for every tool, and building those cost more than fetching the rows.
+    """
 
     id: int
     name: str

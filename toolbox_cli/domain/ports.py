@@ -27,7 +27,11 @@ class Embedder(Protocol):
 
     @property
     def max_batch(self) -> int:
-        """The largest number of texts worth handing over at once."""
+        """The largest number of texts worth handing over at once, as far as is known."""
+
+    @property
+    def setbacks(self) -> int:
+        """How often the service was too busy so far (429, 503, time-outs), retries included: grows, never falls."""
 
     async def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Shape (len(texts), dimension).

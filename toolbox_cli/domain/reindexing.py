@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from toolbox_cli.domain.models import Census, Frozen, Generation, PendingTool
 
 if TYPE_CHECKING:
-    from toolbox_cli.domain.ports import Vectors
+    from toolbox_cli.domain.ports import Progress, Vectors
 
 
 class Selection(Frozen):
@@ -73,16 +73,33 @@ class Scope(Frozen):
         return {name: sum(getattr(part, name) for part in self.ranges) for name in names}
 
 
+class Learned(Frozen):
+    """What earlier runs have learned of a service: its batch limit in texts, its speed with our requests."""
+
+    max_batch: int | None
+    tools_per_second: float | None
+
+
 class EmbeddingStore(Protocol):
     """Where vectors are kept; see ``db.embeddings`` for what each promise rests on."""
 
-    def shared_lock(self) -> AbstractAsyncContextManager[None]: ...
+    async def check_session(self) -> None: ...
+
+    def as_worker(self) -> AbstractAsyncContextManager[None]: ...
+
+    async def defer_index(self, generation: Generation, progress: Progress) -> None: ...
+
+    async def complete_index(self, generation: Generation, progress: Progress) -> float: ...
+
+    async def learned(self, generation: Generation) -> Learned | None: ...
+
+    async def learn(self, generation: Generation, learned: Learned) -> None: ...
 
     async def resolve(self, wanted: Sequence[str]) -> list[int]: ...
 
     async def census(self, generation: Generation) -> Census: ...
 
-    async def scope(self, generation: Generation, selection: Selection) -> Scope: ...
+    async def scope(self, generation: Generation, selection: Selection, *, measure: bool = False) -> Scope: ...
 
     async def pending(self, generation: Generation, selection: Selection, number: int) -> list[PendingTool]: ...
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from toolbox_cli.embedding.http import HttpEmbedder
     from toolbox_cli.embedding.local import LocalEmbedder
 
+#: Texts a request, where nothing else is known: every service that we know of takes 64 or says so.
+DEFAULT_BATCH = 64
+
 
 def build_embedder(
     *,
@@ -22,12 +25,13 @@ def build_embedder(
     api_key: str | None,
     request_timeout: float,
     retry_timeout: float,
+    max_batch: int | None = None,
 ) -> HttpEmbedder | LocalEmbedder:
     """The embedder of one space. No request is made and no model read before its first use.
 
     ``dimension`` None takes what the service makes. ``dimensions`` is sent only where the catalogue knows
-    that the model takes it and a cut is asked for: servers refuse it, or ignore it, for others. Times are in
-    seconds. Raises ConfigurationError.
+    that the model takes it and a cut is asked for: servers refuse it, or ignore it, for others. ``max_batch`` is the
+    number of texts to begin with in a request. Times are in seconds. Raises ConfigurationError.
     """
     if endpoint_url == BUILTIN:
         from toolbox_cli.embedding.local import LocalEmbedder
@@ -48,4 +52,5 @@ def build_embedder(
         send_dimensions=known is not None and known.dimensions_parameter and dimension not in (None, known.dimension),
         request_timeout=request_timeout,
         retry_timeout=retry_timeout,
+        max_batch=max_batch or DEFAULT_BATCH,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
-from toolbox_cli.domain.errors import EmbeddingServiceError, InputRefusedError
+from toolbox_cli.domain.errors import EmbeddingServiceError, InputRefusedError, RateLimitedError
 from toolbox_cli.embedding.retry_after import retry_after
 
 if TYPE_CHECKING:
@@ -23,21 +23,6 @@ URL_HINT = (
     "Set EMBEDDING_ENDPOINT_URL (or --endpoint-url) to the address that the service answers: http(s)://HOST[:PORT]"
     "/v1/embeddings; 'builtin' needs no service."
 )
-
-
-class WrongDimensionError(EmbeddingServiceError):
-    """The service makes vectors of another dimension than the generation's: nothing it answers can be
-    stored.
-    """
-
-    def __init__(self, *, found: int, expected: int) -> None:
-        super().__init__(
-            f"the embedding service answered vectors of {found} dimensions, expected {expected}",
-            hint=f"Is EMBEDDING_MODEL the model that the service runs? Migrate to {found} dimensions"
-            f" (`toolbox migrate --dimension {found}`), or serve a model that makes {expected}.",
-        )
-        self.found = found
-        self.expected = expected
 
 
 class UndecodableAnswerError(EmbeddingServiceError):
@@ -84,9 +69,11 @@ class PassingFaultError(EmbeddingServiceError):
 
 
 class ThrottledError(PassingFaultError):
-    """429 or 503: the service asks for less. Many attempts are allowed: it is alive, and time is the real
-    cap.
-    """
+    """503 without more words, or 429: the service asks for less. Many attempts are allowed: time is the real cap."""
+
+
+class BackOffError(ThrottledError, RateLimitedError):
+    """A rate limit, or a 503 that says when to come back: the service lives, and waiting is all that is needed."""
 
 
 class TimedOutError(PassingFaultError):
@@ -211,11 +198,13 @@ def classify(answer: ErrorAnswer) -> EmbeddingServiceError:
     if fatal := _unusable(answer, signs, full):
         return fatal
     if status in (429, 503):
-        return ThrottledError(
+        wait = retry_after(answer.headers)
+        kind = BackOffError if status == 429 or wait is not None else ThrottledError
+        return kind(
             full,
             hint="The service asks for less: lower --concurrency or --max-rate, or give it more time"
             " (TOOLBOX_RETRY_TIMEOUT, in seconds).",
-            retry_after=retry_after(answer.headers),
+            retry_after=wait,
             most_attempts=20,
         )
     if status == 500:

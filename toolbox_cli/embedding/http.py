@@ -12,6 +12,9 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import httpx
+import numpy as np
+
 from toolbox_cli import __version__
 from toolbox_cli.domain.errors import ConfigurationError, EmbeddingServiceError
 from toolbox_cli.embedding.answers import decode, parse_json
@@ -35,8 +38,6 @@ from toolbox_cli.embedding.texts import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import httpx
 
     from toolbox_cli.domain.ports import Vectors
 
@@ -118,6 +119,11 @@ class HttpEmbedder:
         """The number of texts sent in one request: the limit as far as the service has taught it."""
         return self._max_batch
 
+    @property
+    def setbacks(self) -> int:
+        """Answers so far that asked for less: 429, 503 and time-outs, those that a retry mended included."""
+        return self.throttled + self.timed_out
+
     async def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Shape (len(texts), dimension), float32. More than ``max_batch`` texts go in several requests, one
         by one.
@@ -128,8 +134,6 @@ class HttpEmbedder:
         used at all: PassingFaultError (ThrottledError, TimedOutError, UnreachableError) when only time was
         short.
         """
-        import numpy as np
-
         ready = [prepare(text, self._document_prefix) for text in texts]
         parts: list[Vectors] = []
         start = 0
@@ -232,8 +236,6 @@ class HttpEmbedder:
 
     async def _post(self, content: bytes) -> httpx.Response:
         """One HTTP exchange, body read; raises EmbeddingServiceError where there is no answer."""
-        import httpx
-
         try:
             async with self._slots, asyncio.timeout(self._request_timeout):
                 client = self._idle.pop() if self._idle else self._new_client()
@@ -261,10 +263,13 @@ class HttpEmbedder:
         request: with 64 in flight that took 7 ms of CPU a request (httpcore 1.0.9, connection_pool.py,
         ``_assign_requests_to_connections``).
         """
-        import httpx
-
         if self._tls is None:
-            self._tls = httpx.create_ssl_context()
+            # Reading the certificate authorities takes 30 ms, which plain HTTP has no use for.
+            self._tls = (
+                httpx.create_ssl_context()
+                if self._url.lower().startswith("https")
+                else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            )
         headers = {"content-type": "application/json", "user-agent": f"toolbox-cli/{__version__}"}
         if self._key is not None:
             headers["authorization"] = f"Bearer {self._key}"
@@ -279,8 +284,6 @@ class HttpEmbedder:
         return client
 
     def _no_connection(self, exc: httpx.TransportError) -> EmbeddingServiceError:
-        import httpx
-
         causes = list(_causes(exc))
         reached = self._proven_batch > 0
         if any(isinstance(cause, ssl.SSLError) for cause in causes):

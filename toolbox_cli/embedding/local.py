@@ -78,6 +78,11 @@ class LocalEmbedder:
     def dimension(self) -> int:
         return self._dimension
 
+    @property
+    def setbacks(self) -> int:
+        """A model in this process is never too busy: always 0."""
+        return 0
+
     async def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Shape (len(texts), dimension), float32, of length 1. Raises InputRefusedError if any text is
         blank.

@@ -9,6 +9,8 @@ import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+import stamina
+
 from toolbox_cli.embedding.faults import PassingFaultError, ServiceFailedError, ThrottledError
 
 if TYPE_CHECKING:
@@ -66,8 +68,6 @@ async def persist(action: Callable[[], Awaitable[T]], *, retry_timeout: float) -
 
     Raises what ``action`` raises; a PassingFaultError that outlasted the retries says how often and how long.
     """
-    import stamina
-
     patience = Patience(retry_timeout)
     try:
         async for attempt in stamina.retry_context(on=patience, attempts=MOST_ATTEMPTS, timeout=retry_timeout or None):

@@ -1,0 +1,17 @@
+-- name: server_limits --
+-- What the server gives an index build: memory now, and what it takes for its whole cache, in bytes.
+SELECT pg_size_bytes(current_setting('maintenance_work_mem')) AS memory,
+       pg_size_bytes(current_setting('effective_cache_size')) AS cache,
+       current_setting('dynamic_shared_memory_type') AS shared_memory_type;
+
+-- name: set_memory --
+-- More memory for this session's index builds.
+SELECT set_config('maintenance_work_mem', %(memory)s, false);
+
+-- name: no_workers --
+-- Build alone: parallel workers need shared memory for the whole graph.
+SELECT set_config('max_parallel_maintenance_workers', '0', false);
+
+-- name: progress --
+-- How far the index build of a server process is.
+SELECT phase, greatest(tuples_done, 0) FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
