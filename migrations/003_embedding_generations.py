@@ -67,7 +67,7 @@ RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$
 """
 
-# What is stored beside a vector: the fingerprint (16 bytes), then hashes of the raw row and of the space (8 bytes each).
+# What is stored beside a vector: the fingerprint (16 bytes), then hashes of the raw row and of the space (8 each).
 # The last two spare the census from building every text again: where they match, the text is the same. A raw row that
 # differs (a new version of PostgreSQL may even hash it differently) only costs the longer look.
 SEAL = r"""

@@ -175,7 +175,9 @@ def main() -> None:
                     with world.clone(server, name) as database:
                         script = (asyncio.run(usual_script(server, database, url, chosen.script_tools)), 0.0)
                     with world.clone(server, name) as database:
-                        summary = world.toolbox(["reindex", "--concurrency", "10"], world.environment(server, database, url))
+                        summary = world.toolbox(
+                            ["reindex", "--concurrency", "10"], world.environment(server, database, url)
+                        )
                         script = (script[0], float(str(summary["tools_per_second"])) / script[0])
             for case in cases:
                 if (case.tools, case.dimension) == shape:

@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psycopg
 from psycopg import sql
 
@@ -26,7 +26,8 @@ FILL = """
 INSERT INTO tools (name, description, category, tags, input_schema, implementation_type)
 SELECT (ARRAY['get','list','create','update','delete','send'])[1 + g %% 6] || '_'
        || (ARRAY['user','invoice','weather','calendar','image','repository','ticket'])[1 + g %% 7] || '_' || g,
-       'Tool number ' || g || ' of a large registry. ' || repeat('It looks things up and returns what it has found. ', 2),
+       'Tool number ' || g || ' of a large registry. '
+       || repeat('It looks things up and returns what it has found. ', 2),
        (ARRAY['data','web','system','text','media'])[1 + g %% 5], '["bench"]',
        '{"type":"object","properties":{"identifier":{"type":"string"},"maxResults":{"type":"integer"},'
        '"start_date":{"type":"string"}},"required":["identifier"]}', 'external'
@@ -62,9 +63,8 @@ def service(*options: str) -> Iterator[str]:
 
 def stats(url: str) -> dict[str, int]:
     """The counters of a service."""
-    with urllib.request.urlopen(url.replace("/v1/embeddings", "/stats"), timeout=10) as answer:
-        found: dict[str, int] = json.loads(answer.read())
-        return found
+    found: dict[str, int] = httpx.get(url.replace("/v1/embeddings", "/stats"), timeout=10).json()
+    return found
 
 
 def environment(server: EmbeddedServer, database: str, url: str) -> dict[str, str]:
@@ -106,9 +106,7 @@ def make_template(server: EmbeddedServer, name: str, *, tools: int, dimension: i
 def clone(server: EmbeddedServer, template: str) -> Iterator[str]:
     """A fresh copy of a template, dropped at the end."""
     name = f"{template}_run"
-    administer(
-        server, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-    )
+    administer(server, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
     try:
         yield name
     finally:
@@ -126,3 +124,12 @@ def texts(server: EmbeddedServer, database: str) -> list[str]:
             "SELECT toolbox_tool_text(name::text, description::text, input_schema) FROM tools ORDER BY id"
         )
         return [row[0] for row in rows]
+
+
+def census(env: dict[str, str]) -> dict[str, int]:
+    """The census of the current generation, as ``toolbox status`` tells it."""
+    status = toolbox(["status"], env)
+    generations = status["generations"]
+    assert isinstance(generations, dict)
+    found: dict[str, int] = generations["current"]["census"]
+    return found

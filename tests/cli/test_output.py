@@ -99,7 +99,7 @@ def test_search_at_80_columns(filled: str) -> None:
     header, *hits = on_terminal("search", "calculate numbers", "-n", "200", "--category", "math", width=80)
     assert header.split() == ["name", "category", "similarity", "description"]
     for rank, hit in enumerate(hits, start=1):
-        assert re.match(rf"\s*{rank}  \S+.*math\s+[█░]{{8}} -?\d\.\d{{3}}  \S", hit), hit
+        assert re.match(rf"\s*{rank}  \S+.*math\s+[█░]{{8}} -?\d\.\d{{3}}\s+\S", hit), hit
     assert any(hit.endswith("…") for hit in hits)
 
 
@@ -153,7 +153,7 @@ def test_colours_only_on_a_terminal_that_wants_them(filled: str) -> None:
 def test_a_bar_with_rate_and_time_left_that_vanishes(registry: str, service: Service, toolbox: Toolbox) -> None:
     toolbox("import", "--sample").ok()
     service.behaviour.latency = 0.1
-    terminal = Terminal("reindex", "--batch-size", "10", "--concurrency", "1", width=100)
+    terminal = Terminal("reindex", "--batch-size", "20", "--concurrency", "1", width=100)
     terminal.read_until(lambda text: re.search(r"\d+/250.* [\d,]+/s .*\d:\d\d:\d\d", text) is not None)
     assert terminal.end() == 0
     # The line is erased, the cursor is shown again, and the summary is what stays.
@@ -221,7 +221,6 @@ def test_a_reader_that_goes_away_is_no_error(filled: str, command: list[str]) ->
     assert closed_pipe(*command) == Outcome(0, "", "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("command", [["models"], ["models", "--json"]])
 def test_a_full_disk_is_named(command: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
@@ -237,6 +236,18 @@ def test_an_encoding_without_blocks_gets_no_traceback() -> None:
     assert outcome.err == ""
     document = finish(start("models", "--json", env={"PYTHONIOENCODING": "latin-1"}))
     assert any("–" in model["dimensions"] for model in json.loads(document.out)["models"])
+
+
+def test_what_a_service_says_cannot_steer_the_terminal(registry: str, service: Service, toolbox: Toolbox) -> None:
+    service.behaviour.refuse = {"hello": 400}
+    service.behaviour.refuse_message = "no\x1b[2J\nerror: second line \u202e"
+    outcome = toolbox("search", "hello").refused(2, "cannot be embedded")
+    assert not set("\x1b\u202e") & set(outcome.err)
+
+
+def test_without_any_output_a_command_still_ends_well() -> None:
+    process = start("models", stdout=None, preexec_fn=lambda: os.close(1))
+    assert finish(process) == Outcome(0, "", "")
 
 
 def test_help_and_version(toolbox: Toolbox) -> None:

@@ -236,7 +236,9 @@ def test_pairs_that_can_be(model: str, dimension: int) -> None:
     check_pair(model, dimension)
 
 
-@pytest.mark.parametrize("url", ["localhost:1234", "ftp://h/v1", "http://", "http://h:port/v1", "", "http://u:p4ss@h/v1"])
+@pytest.mark.parametrize(
+    "url", ["localhost:1234", "ftp://h/v1", "http://", "http://h:port/v1", "", "http://u:p4ss@h/v1"]
+)
 async def test_endpoint_that_is_none(url: str) -> None:
     with pytest.raises(InvalidUsageError, match="--endpoint-url") as caught:
         await resolve(endpoint_url=url)
@@ -270,9 +272,7 @@ def test_another_model_is_not_followed_and_said_so() -> None:
 
 
 def test_builtin_vectors_are_made_by_the_builtin_model() -> None:
-    found = service_of(
-        generation("wordllama", 256, endpoint_url=BUILTIN), settings(embedding_endpoint_url=ELSEWHERE)
-    )
+    found = service_of(generation("wordllama", 256, endpoint_url=BUILTIN), settings(embedding_endpoint_url=ELSEWHERE))
     assert (found.model, found.endpoint_url) == ("wordllama", BUILTIN)
 
 

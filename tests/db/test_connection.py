@@ -13,7 +13,7 @@ from support.postgres import embedded, execute
 from support.registries import catalogue_of, migrate, opened, rows, value
 from support.registries import execute as run
 
-from toolbox_cli.db.connection import conninfo_from_url, connect, session_parameters, unreachable
+from toolbox_cli.db.connection import connect, conninfo_from_url, session_parameters, unreachable
 from toolbox_cli.db.embedded import EmbeddedServer
 from toolbox_cli.domain.errors import ConfigurationError, DatabaseError, ToolboxError
 
@@ -28,12 +28,13 @@ def everything(exc: ToolboxError) -> str:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("postgresql+asyncpg://u:p@h:5433/d", {"user": "u", "password": "p", "host": "h", "port": "5433", "dbname": "d"}),
+        ("postgresql+asyncpg://u:p@h:5433/d",
+         {"user": "u", "password": "p", "host": "h", "port": "5433", "dbname": "d"}),
         ("postgresql+psycopg://h/d", {"host": "h", "dbname": "d"}),
         ("postgresql://u@h/d", {"user": "u", "host": "h", "dbname": "d"}),
         ("postgres://u@h/d?sslmode=require", {"user": "u", "host": "h", "dbname": "d", "sslmode": "require"}),
         ("host=h port=5433 dbname=d user=u", {"user": "u", "host": "h", "port": "5433", "dbname": "d"}),
-        ("host='/tmp/with space' dbname=d", {"host": "/tmp/with space", "dbname": "d"}),
+        ("host='/srv/with space' dbname=d", {"host": "/srv/with space", "dbname": "d"}),
         ("service=mine", {"service": "mine"}),
         ("  postgresql://h/d\n", {"host": "h", "dbname": "d"}),
         ("postgresql://u:p%40ss%2Fw%3Ard@h/d", {"user": "u", "password": "p@ss/w:rd", "host": "h", "dbname": "d"}),

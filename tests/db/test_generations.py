@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
-import psycopg
 import pytest
 from support.registries import (
     FORCE,
@@ -32,7 +28,7 @@ from support.registries import (
 from toolbox_cli.core.generation import Consent, change
 from toolbox_cli.db.search import PostgresSearchStore
 from toolbox_cli.domain.changes import Outline
-from toolbox_cli.domain.errors import LockBusyError, NegativeAnswerError, StateError
+from toolbox_cli.domain.errors import NegativeAnswerError, StateError
 from toolbox_cli.domain.models import Role, SearchHit
 from toolbox_cli.domain.ports import SilentProgress
 from toolbox_cli.domain.searching import SearchFilter
@@ -329,98 +325,6 @@ async def test_adoption_moves_no_column_of_a_view(alembic_database: str) -> None
     execute(alembic_database, VIEW)
     outline = await migrate(alembic_database, target(1024))
     assert outline.dependents == []
-
-
-async def test_table_locked_by_another_session(registry_database: str) -> None:
-    fill(registry_database, 2)
-    async with await psycopg.AsyncConnection.connect(registry_database, application_name="a long report") as other:
-        await other.execute("SELECT count(*) FROM tools")
-        before, started = catalogue_of(registry_database), time.monotonic()
-        with pytest.raises(LockBusyError) as caught:
-            await migrate(registry_database, target(16), wait_timeout=1.0)
-        assert time.monotonic() - started < 5
-        assert f"server process {other.info.backend_pid} (a long report, idle in transaction" in caught.value.message
-        assert caught.value.hint
-        assert catalogue_of(registry_database) == before
-        # Whoever came meanwhile was not kept waiting behind the change.
-        server_insert(registry_database, "registered_meanwhile")
-    await migrate(registry_database, target(16))
-
-
-async def test_two_operators(registry_database: str) -> None:
-    before = catalogue_of(registry_database)
-    async with opened(registry_database) as first, first.exclusive_lock():
-        with pytest.raises(LockBusyError) as caught:
-            await migrate(registry_database, target(16), wait_timeout=0.3)
-        assert f"server process {first.connection.info.backend_pid}" in caught.value.message
-        assert caught.value.hint
-        assert catalogue_of(registry_database) == before
-    await migrate(registry_database, target(16))
-
-
-async def test_lock_of_a_killed_operator_is_free(registry_database: str) -> None:
-    async with opened(registry_database) as first:
-        with pytest.raises(psycopg.OperationalError):
-            async with first.exclusive_lock():
-                execute(registry_database, "SELECT pg_terminate_backend(%s)", [first.connection.info.backend_pid])
-                await first.connection.execute("SELECT 1")
-        await migrate(registry_database, target(16), wait_timeout=2.0)
-
-
-async def test_two_migrations_at_once(registry_database: str) -> None:
-    fill(registry_database, 5)
-    both = await asyncio.gather(
-        migrate(registry_database, target(16), consent=Consent()),
-        migrate(registry_database, target(16), consent=Consent()),
-        return_exceptions=True,
-    )
-    # The second looked again once it had the lock, found all done, or did nothing more than say so.
-    assert not [outcome for outcome in both if isinstance(outcome, BaseException)]
-    assert roles(registry_database) == {"current": ("test-model", 16), "previous": ("test-model", 8)}
-    assert len(vectors(registry_database, "embedding_previous")) == 5
-
-
-async def test_index_method_is_inherited_and_can_be_changed(registry_database: str) -> None:
-    recorded = "SELECT index_method FROM embedding_generations WHERE role = 'current'"
-    await migrate(registry_database, target(8, index_method="none"))
-    assert indexes(registry_database) == {}
-    await migrate(registry_database, target(16))
-    assert indexes(registry_database) == {}
-    assert value(registry_database, recorded) == "none"
-    await migrate(registry_database, target(16, index_method="ivfflat"))
-    assert indexes(registry_database) == {}, "an ivfflat index learns nothing from an empty column"
-    fill(registry_database, 50)
-    await migrate(registry_database, target(16))
-    assert "USING ivfflat (embedding vector_cosine_ops) WITH (lists='10')" in indexes(registry_database)[
-        "ix_tools_embedding"
-    ]
-    await migrate(registry_database, target(16, index_method="hnsw"))
-    assert indexes(registry_database) == {"ix_tools_embedding": HNSW}
-    assert value(registry_database, recorded) == "hnsw"
-
-
-async def test_several_indexes_on_the_column(registry_database: str) -> None:
-    """An operator's own second index must not stop a roll back: both would get the one name."""
-    await migrate(registry_database, target(16))
-    execute(registry_database, "CREATE INDEX second ON tools USING hnsw (embedding vector_cosine_ops)")
-    await rollback(registry_database)
-    assert sorted(indexes(registry_database)) == ["ix_tools_embedding", "ix_tools_embedding_next"]
-
-
-async def test_invalid_index_is_replaced(registry_database: str) -> None:
-    """What a cancelled CREATE INDEX CONCURRENTLY leaves behind."""
-    fill(registry_database, 2)
-    execute(registry_database, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_tools_embedding'::regclass")
-    assert indexes(registry_database)["ix_tools_embedding"].startswith("!")
-    outline = await migrate(registry_database)
-    assert "it is invalid" in outline.steps[-1].statements[0].purpose
-    assert indexes(registry_database) == {"ix_tools_embedding": HNSW}
-
-
-async def test_lost_index_is_built_again(registry_database: str) -> None:
-    execute(registry_database, "DROP INDEX ix_tools_embedding")
-    await migrate(registry_database)
-    assert indexes(registry_database) == {"ix_tools_embedding": HNSW}
 
 
 async def test_plans_tell_what_they_lead_to(registry_database: str) -> None:

@@ -140,7 +140,7 @@ def fingerprint(session: psycopg.Connection, **changed: object) -> bytes:
 def test_fingerprint_is_the_same_again(session: psycopg.Connection) -> None:
     assert fingerprint(session) == fingerprint(session)
     # Stored for years: another value would make every vector of every registry stale.
-    assert fingerprint(session) == hashlib.sha256("m\x1f8\x1fp: \x1f1\x1fa tool".encode()).digest()[:16]
+    assert fingerprint(session) == hashlib.sha256(b"m\x1f8\x1fp: \x1f1\x1fa tool").digest()[:16]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,9 @@ def test_fingerprint_changes_with_each_part(session: psycopg.Connection, changed
 
 
 def test_parts_cannot_run_into_one_another(session: psycopg.Connection) -> None:
-    assert fingerprint(session, prefix="a", template=1, text="b") != fingerprint(session, prefix="a1", template=1, text="b")
+    assert fingerprint(session, prefix="a", template=1, text="b") != fingerprint(
+        session, prefix="a1", template=1, text="b"
+    )
     assert fingerprint(session, model="m8", dimension=1) != fingerprint(session, model="m", dimension=81)
 
 

@@ -12,6 +12,7 @@ from support.registries import (
     migrate,
     opened,
     random_vectors,
+    rollback,
     rows,
     server_insert,
     target,
@@ -23,6 +24,8 @@ from toolbox_cli.db.registry import Registry
 from toolbox_cli.db.search import PostgresSearchStore
 from toolbox_cli.domain.models import IndexMethod, Role, SearchHit
 from toolbox_cli.domain.searching import SearchFilter
+
+HNSW = "CREATE INDEX ix_tools_embedding ON tools USING hnsw (embedding vector_cosine_ops)"
 
 #: Dimension, rows, and the index expression as PostgreSQL spells it.
 CASES = [
@@ -88,9 +91,7 @@ async def test_every_dimension_has_an_index_that_answers(
 
 
 @pytest.mark.parametrize("dimension", [64, 2500, 4500])
-async def test_ivfflat_at_every_shape(
-    registry_database: str, monkeypatch: pytest.MonkeyPatch, dimension: int
-) -> None:
+async def test_ivfflat_at_every_shape(registry_database: str, monkeypatch: pytest.MonkeyPatch, dimension: int) -> None:
     await migrate(registry_database, target(dimension, index_method="ivfflat"))
     fill(registry_database, 60, seed=1)
     await migrate(registry_database, target(dimension))
@@ -165,3 +166,51 @@ async def test_index_follows_the_dimension(registry_database: str, method: Index
         assert len(found) == (1 if method == "hnsw" else 0)
         columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'tools'::regclass AND attname LIKE 'embedding%%'"
         assert rows(registry_database, columns + " AND NOT attisdropped AND %s", [True]) == [(4,)]
+
+
+async def test_index_method_is_inherited_and_can_be_changed(registry_database: str) -> None:
+    recorded = "SELECT index_method FROM embedding_generations WHERE role = 'current'"
+    await migrate(registry_database, target(8, index_method="none"))
+    assert indexes(registry_database) == {}
+    await migrate(registry_database, target(16))
+    assert indexes(registry_database) == {}
+    assert value(registry_database, recorded) == "none"
+    await migrate(registry_database, target(16, index_method="ivfflat"))
+    assert indexes(registry_database) == {}, "an ivfflat index learns nothing from an empty column"
+    fill(registry_database, 50)
+    await migrate(registry_database, target(16))
+    assert (
+        "USING ivfflat (embedding vector_cosine_ops) WITH (lists='10')"
+        in indexes(registry_database)["ix_tools_embedding"]
+    )
+    await migrate(registry_database, target(16, index_method="hnsw"))
+    assert indexes(registry_database) == {"ix_tools_embedding": HNSW}
+    assert value(registry_database, recorded) == "hnsw"
+
+
+async def test_several_indexes_on_the_column(registry_database: str) -> None:
+    """An operator's own second index must not stop a roll back: both would get the one name."""
+    await migrate(registry_database, target(16))
+    execute(registry_database, "CREATE INDEX second ON tools USING hnsw (embedding vector_cosine_ops)")
+    await rollback(registry_database)
+    assert sorted(indexes(registry_database)) == ["ix_tools_embedding", "ix_tools_embedding_next"]
+
+
+async def test_invalid_index_is_replaced(registry_database: str) -> None:
+    """What a cancelled CREATE INDEX CONCURRENTLY leaves behind."""
+    fill(registry_database, 2)
+    execute(
+        registry_database,
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass",
+        ["ix_tools_embedding"],
+    )
+    assert indexes(registry_database)["ix_tools_embedding"].startswith("!")
+    outline = await migrate(registry_database)
+    assert "it is invalid" in outline.steps[-1].statements[0].purpose
+    assert indexes(registry_database) == {"ix_tools_embedding": HNSW}
+
+
+async def test_lost_index_is_built_again(registry_database: str) -> None:
+    execute(registry_database, "DROP INDEX ix_tools_embedding")
+    await migrate(registry_database)
+    assert indexes(registry_database) == {"ix_tools_embedding": HNSW}

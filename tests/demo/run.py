@@ -149,7 +149,7 @@ def demonstrate(session: Session) -> None:
     said = psql(session, "-v", "ON_ERROR_STOP=1", "-f", "new_tool.sql")
     claim("INSERT 0 1" in said, "the same insert is accepted now")
     said = session.run("status")
-    claim(re.search(r"^current +wordllama +256 ", said, re.MULTILINE), "the current generation has 256 dimensions")
+    claim(re.search(r"^current +wordllama,? +256\b", said, re.MULTILINE), "the current generation has 256 dimensions")
 
     chapter("Embed every active tool, and check that what is stored is right.")
     said = session.run("reindex", "--concurrency", "10")

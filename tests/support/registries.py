@@ -24,6 +24,8 @@ ALEMBIC_SQL = Path(__file__).parents[1] / "fixtures" / "registry_alembic_001.sql
 YES = Consent(yes=True)
 FORCE = Consent(yes=True, force=True)
 
+MIGRATIONS = ["001_initial_schema", "002_fix_embedding_dimension", "003_embedding_generations"]
+
 #: DESIGN 4.1: what the ToolBox server sends when a tool is registered.
 SERVER_INSERT = """
 INSERT INTO tools (name, description, category, tags, input_schema, output_schema, implementation_type,
@@ -45,17 +47,22 @@ def target(
 
 
 @asynccontextmanager
-async def opened(
-    conninfo: str, *, wait_timeout: float = 10.0, lock_timeout_ms: int = 200
-) -> AsyncIterator[Registry]:
+async def opened(conninfo: str, *, wait_timeout: float = 10.0, lock_timeout_ms: int = 200) -> AsyncIterator[Registry]:
     """A registry on a session of its own, less patient than the settings are."""
     connection = await connect(conninfo)
     try:
-        yield Registry(
-            conninfo, connection, lock_timeout_ms=lock_timeout_ms, wait_timeout=wait_timeout, embedded=True
-        )
+        yield Registry(conninfo, connection, lock_timeout_ms=lock_timeout_ms, wait_timeout=wait_timeout, embedded=True)
     finally:
         await connection.close()
+
+
+async def migrate_up_to(conninfo: str, last: int, wanted: Target) -> None:
+    """Apply the first ``last`` migrations that are pending, as ``migrate`` does until it is killed."""
+    async with opened(conninfo) as registry:
+        change = await registry.plan_migrate(wanted)
+        change._steps = change._steps[:last]
+        change._index = None
+        await change.execute(SilentProgress())
 
 
 Planner = Callable[[Registry], Awaitable[RegistryChange]]
@@ -107,6 +114,11 @@ def value(conninfo: str, statement: str, parameters: Sequence[Any] | None = None
 def execute(conninfo: str, statement: str, parameters: Sequence[Any] | None = None) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(statement, parameters)
+
+
+def applied(conninfo: str) -> list[str]:
+    """The migrations that yoyo has marked."""
+    return [name for (name,) in rows(conninfo, "SELECT migration_id FROM _yoyo_migration ORDER BY 1")]
 
 
 def column_type(conninfo: str, column: str = "embedding") -> str | None:
@@ -204,9 +216,7 @@ def schema_of(conninfo: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for kind, statement in _SCHEMA_QUERIES.items():
         pairs = dict(rows(conninfo, statement))
-        found[kind] = {
-            name: text for name, text in pairs.items() if not name.startswith(("_yoyo", "yoyo"))
-        }
+        found[kind] = {name: text for name, text in pairs.items() if not name.startswith(("_yoyo", "yoyo"))}
     return found
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,6 +57,8 @@ app.add_typer(db_commands.app, name="db")
 def main(arguments: list[str] | None = None) -> None:
     """The console script: ends the process with the exit code of the contract."""
     given = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None:  # started with a closed output (">&-")
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that knows no "█" gets a "?", not a traceback.
         sys.stdout.reconfigure(errors="replace")

@@ -39,6 +39,9 @@ def reindex(
         Literal["truncate", "refuse"],
         typer.Option("--long-texts", help="Cut texts that are longer than the model reads, or list them as failed."),
     ] = "truncate",
+    keep_index: Annotated[
+        bool, typer.Option("--keep-index", help="Keep the vector index meanwhile: slower, but searches stay fast.")
+    ] = False,
     dry_run: options.DryRunOption = False,
     json: options.JsonOption = False,
 ) -> None:
@@ -60,6 +63,7 @@ def reindex(
         tools=tuple(tool or ()),
         max_rate=max_rate,
         long_texts=long_texts,
+        keep_index=keep_index,
     )
     if dry_run:
         render.reindex_plan(run("reindex", lambda services: _plan(services, wanted)), as_json=json)

@@ -62,7 +62,13 @@ def guarded(command: Callable[[], int | None], *, arguments: Sequence[str], as_j
 
 def _finished(command: Callable[[], int | None]) -> int:
     """The exit code of a command whose output has left: what cannot leave must be said while it can be."""
-    code = command() or 0
+    try:
+        code = command() or 0
+    except SystemExit as exc:
+        # typer answers a closed pipe with 1, which means "the answer is no".
+        if isinstance(exc.__context__, BrokenPipeError):
+            raise exc.__context__ from None
+        raise
     if code == EXIT_INTERRUPTED:
         # typer makes a silent exit of Ctrl-C.
         raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -13,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from toolbox_cli.cli.report import plain
+
 #: Between two columns.
 _GAP = 2
 #: What is left of a column, and of the last one (the description), when a terminal is too narrow for all.
 _LEAST, _LEAST_OF_LAST = 12, 24
-_UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
-#: They turn the direction of what follows, so that a text reads as another one.
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class _Paper(Console):
@@ -32,23 +30,6 @@ def paper() -> Console:
     """Standard output. A pipe has no width: lines are left whole there, so that grep and awk see all of them."""
     terminal = sys.stdout.isatty()
     return _Paper(highlight=False, soft_wrap=not terminal, width=None if terminal else 10_000)
-
-
-def plain(text: str, *, lines: bool = False) -> str:
-    """Text of a registry, fit for a terminal: nothing in it moves the cursor or hides what follows.
-
-    On one line, unless ``lines``.
-    """
-    if not lines:
-        text = " ".join(text.split())
-    if text.isprintable():
-        return text
-    return "".join(
-        character.encode("unicode_escape").decode("ascii")
-        if (unicodedata.category(character) in _UNFIT and character not in "\n\t") or character in _BIDI
-        else character
-        for character in text
-    )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from toolbox_cli.cli import report
-from toolbox_cli.cli.layout import Column, bar, columns, labelled, paper, plain
+from toolbox_cli.cli.layout import Column, bar, columns, labelled, paper
 from toolbox_cli.cli.progress import BarProgress, NotedProgress
+from toolbox_cli.cli.report import plain
 
 if TYPE_CHECKING:
     from toolbox_cli.core.reindex import ReindexOutcome, ReindexPlan
@@ -118,9 +119,11 @@ def status(found: Status, *, as_json: bool) -> None:
         generation: GenerationStatus | None = getattr(found.generations, role)
         if generation is not None:
             first, *further = _generation_lines(role, generation)
-            line(role, first)
+            line("set aside" if generation.rolled_back else role, first)
             for text in further:
                 line("", text)
+    for worker in found.workers:
+        line("at work", plain(worker))
     current = found.generations.current
     if found.next_command:
         line("next", Text(found.next_command, style="bold"))
@@ -145,7 +148,7 @@ def _generation_lines(role: str, generation: GenerationStatus) -> list[str]:
     if role == "previous":
         lines.append(_KEPT)
     elif generation.rolled_back:
-        lines.append("set aside by a rollback: migrate to it again, or drop it with `toolbox prune`")
+        lines.append("rolled back from: migrate to it again, or drop it with `toolbox prune`")
     elif generation.endpoint_url:
         lines.append("made in this process, no service needed" if _builtin(generation) else generation.endpoint_url)
     return lines

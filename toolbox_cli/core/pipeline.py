@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Rows a commit: writes of 500 ran at 1.5 × the rows per second of writes of 64, and nothing is gained above 2,000.
 ROWS_A_COMMIT = 500
 #: Seconds that the writer waits for more answers to join; at full speed ROWS_A_COMMIT come sooner.
-LINGER = 0.1
+LINGER = 0.03
 #: Single texts refused, with none accepted, after which the service is asked whether it accepts anything at all.
 SUSPICIOUS_REFUSALS = 8
 #: Seconds without any answer after which a service that has answered before counts as gone.

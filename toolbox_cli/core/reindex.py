@@ -42,6 +42,8 @@ class ReindexOptions:
     tools: tuple[str, ...] = ()
     max_rate: float | None = None
     long_texts: LongTexts = "truncate"
+    #: Leave the vector index in place whatever is touched: slow to fill, but every search stays fast.
+    keep_index: bool = False
 
 
 @dataclass
@@ -115,7 +117,7 @@ async def plan_reindex(store: EmbeddingStore, generation: Generation, options: R
         estimated_tokens=round(scope.characters * share / ASCII_CHARACTERS_A_TOKEN),
         requests=-(-pending // batch),
         seconds=round(pending / rate, 1) if rate else None,
-        defers_index=_defers_index(scope, pending),
+        defers_index=not options.keep_index and _defers_index(scope, pending),
     )
 
 
@@ -180,7 +182,7 @@ async def _fill(
             pending = min(scope.pending, options.limit or scope.pending)
             if not pending:
                 break
-            if _defers_index(scope, pending):
+            if not options.keep_index and _defers_index(scope, pending):
                 await store.defer_index(run.generation, progress)
             pipeline = Pipeline(store, embedder, run.generation, selection, how, progress, stop)
             run.tallies.append(pipeline.tally)

@@ -54,6 +54,8 @@ class Status(Frozen):
     problem: str | None
     #: The type of ``tools.embedding`` in a registry that has no record of its generations yet, else None.
     unadopted: str | None
+    #: Reindex processes at work now, by the name that they gave themselves.
+    workers: list[str]
     next_command: str | None
 
 
@@ -73,6 +75,7 @@ async def status(inspector: Inspector) -> Status:
         generations=generations,
         problem=facts.problem,
         unadopted=None if facts.problem or facts.generations else facts.column_type,
+        workers=[worker.name for worker in await inspector.workers()],
         next_command=_next_command(facts, generations),
     )
 

@@ -118,7 +118,8 @@ def _migrations(verification: Verification, facts: SchemaFacts) -> None:
         detail += ", but no current generation is recorded"
     good = not facts.pending and facts.generation is not None
     verification.require("migrations", good, detail, "toolbox migrate")
-    if facts.orphans:
+    # Before a registry is adopted its column belongs to no generation either, and prune is not what mends that.
+    if facts.orphans and facts.generation is not None:
         detail = f"no generation owns {', '.join(facts.orphans)}"
         verification.add("orphans", CheckStatus.WARN, detail, "toolbox prune")
 

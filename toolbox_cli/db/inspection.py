@@ -12,11 +12,12 @@ from psycopg.rows import class_row
 from toolbox_cli.db.embeddings import census, columns_of, space_of
 from toolbox_cli.db.faults import database_errors, first_line, translate
 from toolbox_cli.db.indexes import unfit_reason
+from toolbox_cli.db.locks import LOCK_SPACE, WORKER_LOCK
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.yoyo_runner import load_migrations
 from toolbox_cli.domain.errors import StateError
 from toolbox_cli.domain.models import Census, Generation, Role, ServerInfo
-from toolbox_cli.domain.verification import Sample, SchemaFacts, VectorFaults
+from toolbox_cli.domain.verification import Sample, SchemaFacts, VectorFaults, Worker
 
 if TYPE_CHECKING:
     from toolbox_cli.db.registry import Registry
@@ -85,6 +86,13 @@ class PostgresInspector:
                 statement = query("inspection", "fresh_tool", **columns_of(generation))
                 await cursor.execute(statement, space_of(generation))
                 return await cursor.fetchone()
+
+    async def workers(self) -> list[Worker]:
+        """Reindex processes that are alive now, on whatever host: their locks die with them."""
+        with database_errors():
+            async with self._connection.cursor(row_factory=class_row(Worker)) as cursor:
+                await cursor.execute(query("locks", "holders"), {"space": LOCK_SPACE, "key": WORKER_LOCK})
+                return await cursor.fetchall()
 
 
 def _problem(state: RegistryState) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
 from pydantic import Field
@@ -42,6 +43,14 @@ class Sample(Frozen):
     text: str
 
 
+class Worker(Frozen):
+    """A live reindex process: its server process, the name it gave itself (command, host, process id)."""
+
+    pid: int
+    name: str
+    since: datetime
+
+
 class Inspector(Protocol):
     async def server(self) -> ServerInfo: ...
 
@@ -57,3 +66,5 @@ class Inspector(Protocol):
         """Insert as the server does, roll back; the server's objection in words, or None."""
 
     async def fresh_tool(self, generation: Generation) -> Sample | None: ...
+
+    async def workers(self) -> list[Worker]: ...
