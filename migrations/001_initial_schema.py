@@ -106,7 +106,7 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
     return Plan(tuple(statements), after)
 
 
-def downgrade(state: RegistryState, target: Target) -> Plan:
+def downgrade(state: RegistryState) -> Plan:
     if not state.has_tools:
         return Plan((), state)
     if not state.created_by_toolbox:

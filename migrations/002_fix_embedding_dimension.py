@@ -28,7 +28,7 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
     return retire_current(state, target)
 
 
-def downgrade(state: RegistryState, target: Target) -> Plan:
+def downgrade(state: RegistryState) -> Plan:
     draft = Draft(state)
     current, previous = (state.vectors.get(role.column, 0) for role in (Role.CURRENT, Role.PREVIOUS))
     if state.dimension_of(Role.PREVIOUS) == GUIDE_DIMENSION:

@@ -175,7 +175,7 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
     return replace(plan, after=replace(plan.after, tables=tables, has_functions=True))
 
 
-def downgrade(state: RegistryState, target: Target) -> Plan:
+def downgrade(state: RegistryState) -> Plan:
     draft = Draft(state)
     count = state.vectors.get(Role.BUILDING.column, 0)
     losses: tuple[str, ...] = (

@@ -332,7 +332,7 @@ async def test_plans_tell_what_they_lead_to(registry_database: str) -> None:
     fill(registry_database, 3)
     for planner in (
         lambda registry: registry.plan_migrate(target(16)),
-        lambda registry: registry.plan_rollback(None, target()),
+        lambda registry: registry.plan_rollback(None),
         lambda registry: registry.plan_migrate(target(16)),
         lambda registry: registry.plan_prune(),
     ):

@@ -84,7 +84,7 @@ async def migrate(conninfo: str, wanted: Target | None = None, **options: Any) -
 
 
 async def rollback(conninfo: str, to: str | None = None, **options: Any) -> Outline:
-    return await carry_out(conninfo, lambda registry: registry.plan_rollback(to, target()), **options)
+    return await carry_out(conninfo, lambda registry: registry.plan_rollback(to), **options)
 
 
 async def prune(conninfo: str, **options: Any) -> Outline:

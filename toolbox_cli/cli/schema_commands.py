@@ -83,13 +83,12 @@ def rollback(
     """
     from toolbox_cli.cli import consent, render
     from toolbox_cli.core.generation import change
-    from toolbox_cli.core.target import TargetOptions
 
     async def action(services: Services) -> Outline:
-        registry, target = await services.registry(), await services.target(TargetOptions())
+        registry = await services.registry()
         return await change(
             registry,
-            lambda: registry.plan_rollback(to, target),
+            lambda: registry.plan_rollback(to),
             consent=consent.given(yes=yes, force=force, as_json=json),
             dry_run=dry_run,
             progress=render.progress(),

@@ -189,6 +189,10 @@ class Pipeline:
         while (item := await self._batches.get()) is not None:
             claimed, batch = item
             await self._pace.enter(len(batch))
+            if self._stop.is_set():
+                # Nothing new: what is under way now is waited for, and would be lost with a later start.
+                self._pace.leave()
+                return
             task = requests.create_task(self._request(claimed, batch))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)

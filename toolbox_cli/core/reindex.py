@@ -148,7 +148,7 @@ async def reindex_tools(
         async with store.as_worker():
             stopped_by = await _fill(store, embedder, run, selection, options, progress, stop)
         if stopped_by is None:
-            run.index_seconds = await store.complete_index(generation, progress)
+            stopped_by = await _complete_index(store, run, progress, stop)
     finally:
         await embedder.aclose()
     return ReindexOutcome(run.summary(limited=options.limit is not None), stopped_by)
@@ -204,6 +204,28 @@ async def _fill(
         run.seconds = time.perf_counter() - started
         _remark(run, progress, known.max_tokens if known else 0)
     await _remember(store, embedder, run)
+    return None
+
+
+async def _complete_index(
+    store: EmbeddingStore, run: _Run, progress: Progress, stop: asyncio.Event
+) -> ToolboxError | None:
+    """Build what is missing; a build that is interrupted leaves an invalid index, which the next run replaces."""
+    build = asyncio.create_task(store.complete_index(run.generation, progress))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({build, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not build.done():
+        build.cancel()
+        await asyncio.wait({build})
+    if build.cancelled():
+        return InterruptedRunError(
+            "interrupted while the index was built; every embedding is kept", hint="Run it again to build the index."
+        )
+    try:
+        run.index_seconds = build.result()
+    except ToolboxError as exc:
+        return exc
     return None
 
 

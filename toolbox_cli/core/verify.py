@@ -13,6 +13,7 @@ from toolbox_cli.domain.catalog import canonical_name
 from toolbox_cli.domain.errors import EmbeddingServiceError, WrongDimensionError
 from toolbox_cli.domain.models import Check, CheckStatus, Generation
 from toolbox_cli.domain.searching import SearchFilter
+from toolbox_cli.domain.settings import BUILTIN
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Embedder
@@ -199,15 +200,17 @@ async def _service(
     generation: Generation,
 ) -> None:
     embedder = build_embedder(generation)
-    where = generation.endpoint_url or "the configured endpoint"
+    where = f"{generation.model} at {generation.endpoint_url}"
+    if generation.endpoint_url == BUILTIN:
+        where = f"the built-in model {generation.model}"
     try:
         await embedder.embed_query("a tool that adds two numbers")
-        verification.add("service", CheckStatus.PASS, f"{generation.model} at {where} answers")
+        verification.add("service", CheckStatus.PASS, f"{where} answers")
         detail = f"it makes {generation.dimension} dimensions, as the column has"
         verification.add("service_dimension", CheckStatus.PASS, detail)
         await _find_by_own_text(verification, inspector, search_store, embedder, generation)
     except WrongDimensionError as exc:
-        verification.add("service", CheckStatus.PASS, f"{generation.model} at {where} answers")
+        verification.add("service", CheckStatus.PASS, f"{where} answers")
         remedy = f"toolbox migrate --dimension {exc.found}, or serve the model that makes {exc.expected}"
         verification.add("service_dimension", CheckStatus.FAIL, exc.message, remedy)
         verification.add("search", CheckStatus.SKIP, "needs a service of the right dimension")

@@ -98,7 +98,8 @@ async def connect(conninfo: str) -> psycopg.AsyncConnection:
 def unreachable(exc: psycopg.OperationalError, conninfo: str) -> DatabaseError:
     """Why no session could be opened; never holds the password."""
     password = conninfo_to_dict(conninfo).get("password")
-    said = first_line(exc)
+    # libpq asks "Is the server running …?" in the same breath; that is what our hint is for.
+    said = first_line(exc).split(" Is the server running", 1)[0]
     if password:
         said = said.replace(str(password), "***")
     if "password authentication failed" in said or "no password supplied" in said:

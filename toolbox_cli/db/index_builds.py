@@ -67,7 +67,6 @@ class IndexBuild:
     async def _run(
         self, connection: psycopg.AsyncConnection, conninfo: str, statement: Statement, progress: Progress
     ) -> None:
-        progress.note(statement.purpose)
         watcher = asyncio.create_task(_watch(conninfo, connection.info.backend_pid, self.rows, progress))
         try:
             await connection.execute(statement.sql)

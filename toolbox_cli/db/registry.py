@@ -82,10 +82,6 @@ class Registry:
             embedded=self._embedded,
         )
 
-    async def pending_migrations(self) -> list[str]:
-        applied = (await self.state()).applied
-        return [file.id for file in load_migrations() if file.id not in applied]
-
     async def dependents(self, columns: Collection[str]) -> list[str]:
         """Views that read one of these columns, in words."""
         with database_errors():
@@ -162,11 +158,11 @@ class Registry:
             plan = plans.retire_current(state, target)
         return [Step("change of the embedding space, at once", plan)], generation
 
-    async def plan_rollback(self, to: str | None, target: Target) -> RegistryChange:
+    async def plan_rollback(self, to: str | None) -> RegistryChange:
         """Without ``to``: back to the previous generation. With it: undo the migrations after it (all for zero)."""
         state = await self.state(count=True)
         if to is None:
-            return await self._plan_swap(state, target)
+            return await self._plan_swap(state)
         files = load_migrations()
         numbers = ["zero", *(file.number for file in files)]
         if to not in numbers:
@@ -175,13 +171,13 @@ class Registry:
         simulated = state
         for file in reversed(files[numbers.index(to) :]):
             if file.id in state.applied:
-                plan = file.module.downgrade(simulated, target)
+                plan = file.module.downgrade(simulated)
                 steps.append(Step(f"undo migration {file.id}", plan, file, "rollback"))
                 simulated = plan.after
-        index = plan_index(simulated, target, None) if steps else None
+        index = plan_index(simulated, None, state.generations.get(Role.CURRENT)) if steps else None
         return RegistryChange(self, steps, index, await self._dependents_of(steps))
 
-    async def _plan_swap(self, state: RegistryState, target: Target) -> RegistryChange:
+    async def _plan_swap(self, state: RegistryState) -> RegistryChange:
         state.require_generation(Role.CURRENT)
         building = state.generations.get(Role.BUILDING)
         if Role.PREVIOUS in state.generations:
@@ -199,7 +195,7 @@ class Registry:
             )
         after = steps[-1].plan.after
         back = state.generations.get(Role.PREVIOUS, state.generations[Role.CURRENT])
-        index = plan_index(after, target, back)
+        index = plan_index(after, None, back)
         return RegistryChange(self, steps, index, await self._dependents_of(steps))
 
     async def plan_prune(self) -> RegistryChange:
@@ -226,12 +222,16 @@ class Registry:
         return await self.dependents(moved) if moved else []
 
     async def run_plan(self, plan: Plan) -> None:
-        """Execute a plan in one short transaction on a session of its own."""
-        async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
-            await connection.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(self.lock_timeout_ms)))
-            async with connection.transaction():
-                for statement in plan.statements:
-                    await connection.execute(statement.sql)
+        """Execute a plan in one short transaction.
+
+        On the session that holds the registry's lock: who loses the lock has by the same event lost the means to
+        change anything.
+        """
+        async with self.connection.transaction():
+            timeout = sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(self.lock_timeout_ms))
+            await self.connection.execute(timeout)
+            for statement in plan.statements:
+                await self.connection.execute(statement.sql)
 
 
 class RegistryChange:

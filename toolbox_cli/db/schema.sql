@@ -75,11 +75,3 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
   AND d.refobjid = to_regclass('tools') AND d.refobjsubid > 0 AND v.oid <> d.refobjid
   AND a.attname = ANY (ARRAY['embedding', 'embedding_next', 'embedding_previous'])
 ORDER BY 1;
-
--- name: break_yoyo_lock --
--- yoyo's lock is a row that outlives a killed process; whoever holds the advisory lock may clear it.
-DELETE FROM yoyo_lock;
-
--- name: vector_type_exists --
--- Whether a name is known as a type here (pgvector may sit in a schema outside of search_path).
-SELECT to_regtype('vector') IS NOT NULL;

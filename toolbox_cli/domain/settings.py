@@ -50,12 +50,18 @@ class Settings(BaseSettings):
     #: Seconds to wait for the database to accept a connection.
     connect_timeout: int = Field(default=10, gt=0, validation_alias="TOOLBOX_CONNECT_TIMEOUT")
 
-    @field_validator("embedding_dimension")
+    @field_validator("embedding_dimension", mode="before")
     @classmethod
-    def _dimension_can_be_stored(cls, value: int | None) -> int | None:
-        if value is not None and not 1 <= value <= MAX_DIMENSION:
+    def _dimension_can_be_stored(cls, value: object) -> int | None:
+        if value is None:
+            return None
+        try:
+            number = int(str(value).strip())
+        except ValueError:
+            number = 0
+        if not 1 <= number <= MAX_DIMENSION:
             raise ValueError(f"expected an integer from 1 to {MAX_DIMENSION}")
-        return value
+        return number
 
     @field_validator("embedding_endpoint_url")
     @classmethod

@@ -1,0 +1,26 @@
+"""What the operator sees: results on stdout, everything else on stderr. The only package that imports rich."""
+
+from toolbox_cli.cli.render.embeddings import models, reindex, reindex_plan, trial, verification
+from toolbox_cli.cli.render.output import progress
+from toolbox_cli.cli.render.registry import embedded, outline, sql, status, url
+from toolbox_cli.cli.render.tools import exported, imported, search, switched, tool, tools
+
+__all__ = [
+    "embedded",
+    "exported",
+    "imported",
+    "models",
+    "outline",
+    "progress",
+    "reindex",
+    "reindex_plan",
+    "search",
+    "sql",
+    "status",
+    "switched",
+    "tool",
+    "tools",
+    "trial",
+    "url",
+    "verification",
+]

@@ -1,0 +1,162 @@
+"""Embedding as an operator sees it: reindex, verify, embed, models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from toolbox_cli.cli.render.layout import Column, columns, labelled, paper
+from toolbox_cli.cli.render.output import counted, document
+from toolbox_cli.cli.report import plain
+
+if TYPE_CHECKING:
+    from toolbox_cli.core.reindex import ReindexOutcome, ReindexPlan
+    from toolbox_cli.core.try_out import Trial
+    from toolbox_cli.core.verify import Verification
+    from toolbox_cli.domain.catalog import KnownModel
+
+_STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+
+
+_FAILURES_SHOWN = 20
+
+
+def reindex_plan(plan: ReindexPlan, *, as_json: bool) -> None:
+    """What a reindex would do, and why."""
+    if as_json:
+        document(plan)
+        return
+    console = paper()
+    tools = counted(plan.selected, "tool")
+    console.print(
+        f"{plan.pending} of {tools} would be embedded with {plain(plan.model or 'unknown model')}", markup=False
+    )
+    words = {
+        "missing": "no embedding yet",
+        "stale": "text, model or template changed",
+        "failed_before": "refused before",
+    }
+    for reason, count in plan.reasons.items():
+        if count:
+            console.print(f"  {count:>8}  {words.get(reason, 'fresh, taken by --all')}")
+    if plan.pending:
+        took = "time not measured yet" if plan.seconds is None else f"about {plan.seconds:.0f} s at the measured rate"
+        requests = counted(plan.requests, "request")
+        console.print(f"about {plan.estimated_tokens:,} tokens in {requests}, {took}")
+    if plan.defers_index:
+        console.print("the vector index would be dropped first and built after the load")
+
+
+def reindex(outcome: ReindexOutcome, *, as_json: bool) -> int:
+    """The summary of a run; raises the error that ended it early, after what was done has been shown."""
+    summary = outcome.summary
+    if as_json:
+        document(summary)
+    else:
+        _reindex_text(outcome)
+    if outcome.stopped_by is not None:
+        raise outcome.stopped_by
+    return 1 if summary.failed else 0
+
+
+def _reindex_text(outcome: ReindexOutcome) -> None:
+    summary = outcome.summary
+    console = paper()
+    if summary.selected == 0:
+        if outcome.stopped_by is None:
+            console.print("No tool to embed: none was selected.")
+    elif summary.embedded == 0 and summary.failed == 0 and outcome.stopped_by is None:
+        fresh = "the tool has" if summary.unchanged == 1 else f"all {summary.unchanged} tools have"
+        console.print(f"Nothing to do: {fresh} a fresh embedding.")
+    else:
+        console.print(
+            f"{summary.embedded} embedded, {summary.unchanged} already fresh, {summary.failed} failed"
+            f" in {summary.seconds:.1f} s ({summary.tools_per_second:.0f} tools/s)"
+        )
+    for failure in summary.failures[:_FAILURES_SHOWN]:
+        text = f"{failure.id} {plain(failure.name)}: {plain(failure.error)}"
+        labelled(console, Text("failed", style="red"), text, indent=8)
+    if summary.failed > _FAILURES_SHOWN:
+        console.print(f"… and {summary.failed - _FAILURES_SHOWN} more; --json lists them all")
+
+
+def verification(found: Verification, *, as_json: bool) -> int:
+    """0 when no check failed, else 1."""
+    if as_json:
+        document({"ok": found.ok, "checks": [check.model_dump(mode="json") for check in found.checks]})
+        return 0 if found.ok else 1
+    console = paper()
+    indent = 8 + max((len(check.name) for check in found.checks), default=0)
+    for check in found.checks:
+        status = Text(f"{check.status.value:<4}", style=_STATUS_STYLES[check.status.value])
+        labelled(console, Text.assemble(status, f"  {check.name}"), plain(check.detail), indent=indent)
+        if check.remedy:
+            labelled(console, "", Text(f"→ {plain(check.remedy)}", style="bold"), indent=indent)
+    failed = sum(check.status.value == "fail" for check in found.checks)
+    warned = sum(check.status.value == "warn" for check in found.checks)
+    skipped = sum(check.status.value == "skip" for check in found.checks)
+    counts = [counted(len(found.checks), "check"), f"{failed} failed", counted(warned, "warning")]
+    if skipped:
+        counts.append(f"{skipped} skipped")
+    verdict = "[green]ok[/green]" if found.ok else "[bold red]not ok[/bold red]"
+    console.print(f"{verdict}: {', '.join(counts)}")
+    return 0 if found.ok else 1
+
+
+def trial(found: Trial, *, as_json: bool) -> None:
+    if as_json:
+        document(found)
+        return
+    console = paper()
+    service = "builtin (in this process, no service needed)" if found.endpoint_url == "builtin" else found.endpoint_url
+    lines = {
+        "service": service,
+        "model": plain(found.model),
+        "dimension": str(found.dimension),
+        "norm": f"{found.norm:.6f}",
+        "time": f"{found.seconds * 1000:.1f} ms, loading or connecting included",
+    }
+    for name, value in lines.items():
+        labelled(console, Text(name, style="dim"), value, indent=11)
+
+
+def models(known: Sequence[KnownModel], *, as_json: bool) -> None:
+    if as_json:
+        document({"models": [_model(model) for model in known]})
+        return
+    console = paper()
+    heads = (
+        Column("model", style="bold", fixed=True),
+        Column("dimension", right=True, fixed=True),
+        Column("can make", fixed=True),
+        Column("longest input", right=True, fixed=True),
+    )
+    rows = [(m.name, str(m.dimension), m.dimensions_text, f"{m.max_tokens} tokens") for m in known]
+    columns(console, heads, rows)
+    by_prefixes: dict[tuple[str, str], list[str]] = {}
+    for model in known:
+        by_prefixes.setdefault((model.document_prefix, model.query_prefix), []).append(model.name)
+    console.print("\nPut before every text, because the models were trained so:")
+    for (document_prefix, query_prefix), names in by_prefixes.items():
+        if document_prefix or query_prefix:
+            console.print()
+            labelled(console, "  ", Text(", ".join(names), style="bold"), indent=2)
+            for kind, prefix in (("document", document_prefix), ("query", query_prefix)):
+                if prefix:
+                    labelled(console, f"    {kind}", json.dumps(prefix, ensure_ascii=False), indent=14)
+
+
+def _model(model: KnownModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "dimension": model.dimension,
+        "matryoshka": list(model.matryoshka) if model.matryoshka else None,
+        "dimensions": model.dimensions_text,
+        "max_tokens": model.max_tokens,
+        "document_prefix": model.document_prefix,
+        "query_prefix": model.query_prefix,
+        "aliases": list(model.aliases),
+    }
