@@ -75,8 +75,10 @@ CREATE OR REPLACE FUNCTION toolbox_short_seal(
     model text, dimension integer, document_prefix text, template_version integer,
     name text, description text, input_schema json)
 RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT int8send(hashtextextended(concat_ws(chr(31), name, description, input_schema::text), 0))
-        || int8send(hashtextextended(concat_ws(chr(31), model, dimension, document_prefix, template_version), 0))
+    SELECT int8send(hashtextextended(name || chr(31) || coalesce(description, '') || chr(31)
+                                     || coalesce(input_schema::text, ''), 0))
+        || int8send(hashtextextended(model || chr(31) || dimension || chr(31) || document_prefix
+                                     || chr(31) || template_version, 0))
 $$;
 CREATE OR REPLACE FUNCTION toolbox_seal(
     model text, dimension integer, document_prefix text, template_version integer,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Rows a commit: writes of 500 ran at 1.5 × the rows per second of writes of 64, and nothing is gained above 2,000.
 ROWS_A_COMMIT = 500
+#: Tools a page of reading: building 512 texts and fetching them takes about 20 ms.
+ROWS_A_PAGE = 512
 #: Seconds that the writer waits for more answers to join; at full speed ROWS_A_COMMIT come sooner.
 LINGER = 0.03
 #: Single texts refused, with none accepted, after which the service is asked whether it accepts anything at all.
@@ -60,6 +62,7 @@ class _Range:
 
     number: int
     open_tools: int = 0
+    released: bool = False
 
 
 @dataclass
@@ -171,16 +174,27 @@ class Pipeline:
         await self._batches.put(None)
 
     async def _read_range(self, claimed: _Range) -> None:
-        tools = await self._store.pending(self._generation, self._selection, claimed.number)
-        if self._options.limit is not None:
-            tools = tools[: self._options.limit - self.tally.handed_out]
-        self.tally.handed_out += len(tools)
-        claimed.open_tools = len(tools)
-        if not tools:
-            await self._answers.put((claimed, [], None))
-        size = min(self._options.batch_size or self._embedder.max_batch, self._embedder.max_batch)
-        for batch in batches(tools, size):
-            await self._batches.put((claimed, batch))
+        """Hand the range's tools on, a page at a time: a large page would hold up the answers that come meanwhile."""
+        after: int | None = None
+        claimed.open_tools = 1  # the reading itself: the range stays ours until its last page is read
+        while not self._exhausted():
+            tools = await self._store.pending(
+                self._generation, self._selection, claimed.number, after=after, page=ROWS_A_PAGE
+            )
+            last_page = len(tools) < ROWS_A_PAGE
+            if tools:
+                after = tools[-1].id
+            if self._options.limit is not None:
+                tools = tools[: self._options.limit - self.tally.handed_out]
+            self.tally.handed_out += len(tools)
+            claimed.open_tools += len(tools)
+            size = min(self._options.batch_size or self._embedder.max_batch, self._embedder.max_batch)
+            for batch in batches(tools, size):
+                await self._batches.put((claimed, batch))
+            if last_page:
+                break
+        claimed.open_tools -= 1
+        await self._answers.put((claimed, [], None))
 
     def _exhausted(self) -> bool:
         return self._options.limit is not None and self.tally.handed_out >= self._options.limit
@@ -314,17 +328,15 @@ class Pipeline:
                     await self._store_collected(collected)
 
     async def _store_collected(self, collected: list[_Answer]) -> None:
-        import numpy as np
-
         answered = [(tools, vectors) for _, tools, vectors in collected if vectors is not None]
         if answered:
             tools = [tool for batch, _ in answered for tool in batch]
-            vectors = np.concatenate([vectors for _, vectors in answered])
-            written = await self._store.write(self._generation, tools, vectors)
+            written = await self._store.write(self._generation, tools, [vectors for _, vectors in answered])
             self.tally.embedded += written
             self.tally.conflicts += len(tools) - written
         self._progress.advance(sum(len(tools) for _, tools, _ in collected))
         for claimed, tools, _ in collected:
             claimed.open_tools -= len(tools)
-            if claimed.open_tools <= 0:
+            if claimed.open_tools == 0 and not claimed.released:
+                claimed.released = True
                 await self._store.release(claimed.number)

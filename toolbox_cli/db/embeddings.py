@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from toolbox_cli.db.indexes import drop_index
 from toolbox_cli.db.locks import LOCK_SPACE
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.state import RegistryState, read_state
-from toolbox_cli.db.vectors import VectorArray, register_vector_array
+from toolbox_cli.db.vectors import FingerprintArray, IdArray, VectorArray, register_arrays
 from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
 from toolbox_cli.domain.errors import NegativeAnswerError
 from toolbox_cli.domain.models import Census, Generation, PendingTool
@@ -44,7 +44,7 @@ class PostgresEmbeddingStore:
     ) -> PostgresEmbeddingStore:
         """Prepare the writer's session for binary vectors. The database must have pgvector."""
         with database_errors():
-            await register_vector_array(writer)
+            await register_arrays(writer)
         return cls(conninfo, reader, writer, wait_timeout)
 
     def __init__(
@@ -134,12 +134,15 @@ class PostgresEmbeddingStore:
             )
         return [tool_id for _, tool_id in rows]
 
-    async def pending(self, generation: Generation, selection: Selection, number: int) -> list[PendingTool]:
-        """Tools of a range of ids whose vectors have to be made, in the order of their ids."""
-        bounds = {"first": number * RANGE_SIZE, "past": (number + 1) * RANGE_SIZE}
+    async def pending(
+        self, generation: Generation, selection: Selection, number: int, *, after: int | None, page: int
+    ) -> list[PendingTool]:
+        """Tools of a range of ids whose vectors have to be made: the first ``page`` of them after an id, by id."""
+        start = number * RANGE_SIZE - 1 if after is None else after
+        bounds = {"after": start, "past": (number + 1) * RANGE_SIZE, "page": page}
         parameters = space_of(generation) | _selection(selection) | bounds
         with database_errors():
-            async with self._reader.cursor(row_factory=class_row(PendingTool)) as cursor:
+            async with self._reader.cursor(row_factory=_pending_tool) as cursor:
                 await cursor.execute(query("embeddings", "pending", **columns_of(generation)), parameters)
                 return await cursor.fetchall()
 
@@ -156,24 +159,24 @@ class PostgresEmbeddingStore:
         with database_errors():
             await self._writer.execute(query("embeddings", "release_range"), {"space": RANGE_SPACE, "range": number})
 
-    async def write(self, generation: Generation, tools: Sequence[PendingTool], vectors: Vectors) -> int:
-        """Store vectors, float32 of shape (len(tools), dimension), in one transaction; returns how many were stored.
+    async def write(self, generation: Generation, tools: Sequence[PendingTool], chunks: Sequence[Vectors]) -> int:
+        """Store vectors, chunks of float32 (n, dimension) in the order of the tools; returns how many were stored.
 
         Fewer than ``len(tools)`` means that some were edited or deleted since their text was read: those are left
         as they are, stale, for the next look.
         """
-        ids = [tool.id for tool in tools]
         parameters = space_of(generation) | {
-            "ids": ids,
-            "vectors": VectorArray(vectors),
-            "fingerprints": [tool.fingerprint for tool in tools],
+            "ids": IdArray([tool.id for tool in tools]),
+            "vectors": VectorArray(*chunks),
+            "fingerprints": FingerprintArray([tool.fingerprint for tool in tools]),
         }
         with database_errors():
-            async with self._writer.transaction(), self._writer.cursor() as cursor:
-                await cursor.execute(query("embeddings", "write", **columns_of(generation)), parameters)
-                written = cursor.rowcount
-                if any(tool.failed_before for tool in tools):
-                    await cursor.execute(query("embeddings", "forget_failures", **columns_of(generation)), parameters)
+            # One statement is a transaction of its own; two more round trips for BEGIN and COMMIT buy nothing.
+            cursor = await self._writer.execute(query("embeddings", "write", **columns_of(generation)), parameters)
+            written = cursor.rowcount
+            if any(tool.failed_before for tool in tools):
+                statement = query("embeddings", "forget_failures", **columns_of(generation))
+                await self._writer.execute(statement, parameters)
         return written
 
     async def record_failure(self, generation: Generation, tool: PendingTool, error: str) -> None:
@@ -217,6 +220,11 @@ def space_of(generation: Generation) -> dict[str, Any]:
         "document_prefix": generation.document_prefix,
         "template_version": generation.template_version,
     }
+
+
+def _pending_tool(cursor: psycopg.AsyncCursor[Any]) -> Callable[[Sequence[Any]], PendingTool]:
+    """A row factory by position, in the order of the statement: half the cost of one by name."""
+    return PendingTool._make
 
 
 def _selection(selection: Selection) -> dict[str, Any]:

@@ -44,7 +44,7 @@ GROUP BY 1
 ORDER BY 1;
 
 -- name: pending --
--- Tools of an id range whose vector has to be made, with the text to make it from and what is to be stored beside it.
+-- A page of the tools of an id range whose vector has to be made, with the text to make it from and what is to be stored beside it.
 SELECT t.id, t.name::text AS name, x.text,
        toolbox_fingerprint(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s, x.text)
        || toolbox_short_seal(%(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
@@ -56,14 +56,15 @@ CROSS JOIN LATERAL (
 LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
       AND toolbox_matches(f.fingerprint, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
                                           t.name::text, t.description::text, t.input_schema)
-WHERE t.id >= %(first)s AND t.id < %(past)s
+WHERE t.id > %(after)s AND t.id < %(past)s
   AND (t.is_active OR %(include_inactive)s)
   AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
   AND (%(ids)s::bigint[] IS NULL OR t.id = ANY (%(ids)s::bigint[]))
   AND (%(everything)s OR t.{column} IS NULL
        OR NOT toolbox_matches(t.{fingerprint}, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
                                                  t.name::text, t.description::text, t.input_schema))
-ORDER BY t.id;
+ORDER BY t.id
+LIMIT %(page)s;
 
 -- name: write --
 -- Store vectors with their fingerprints in one statement, and only where the text is still that which they were made of.

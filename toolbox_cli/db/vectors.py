@@ -1,13 +1,14 @@
-"""An array of vectors as one binary parameter.
+"""Arrays of ids, fingerprints and vectors as binary parameters, packed by numpy.
 
-Packing the whole array with numpy and sending ``UPDATE … FROM unnest($1, $2)`` wrote 1.3 × the rows of executemany
-and 5 to 20 × those of text parameters in the same run, so this one type gets its own dumper; everything else goes
-through pgvector's.
+Packing whole arrays and sending ``UPDATE … FROM unnest($1, $2, $3)`` wrote 1.3 × the rows of executemany and 5 to 20 ×
+those of text parameters in the same run, so these types get their own dumper; everything else goes through psycopg's
+and pgvector's.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,43 +22,100 @@ if TYPE_CHECKING:
 
     from toolbox_cli.domain.ports import Vectors
 
+#: PostgreSQL's type numbers of bigint, bytea and their arrays (pg_type.dat; they never change).
+_BIGINT, _BIGINTS = 20, 1016
+_BYTEA, _BYTEAS = 17, 1001
+_HEADER = struct.Struct("!iiIii")
+
+
+class IdArray:
+    """Tool ids, to be sent as ``bigint[]``."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = ids
+
+
+class FingerprintArray:
+    """Fingerprints of one length, to be sent as ``bytea[]``."""
+
+    def __init__(self, fingerprints: Sequence[bytes]) -> None:
+        self.fingerprints = fingerprints
+
 
 class VectorArray:
-    """Float32 vectors of shape (n, dimension), to be sent as PostgreSQL's ``vector[]``."""
+    """Float32 vectors in chunks of shape (n, dimension), to be sent as one ``vector[]`` in the order of the chunks."""
 
-    def __init__(self, vectors: Vectors) -> None:
-        self.vectors = vectors
+    def __init__(self, *chunks: Vectors) -> None:
+        self.chunks = chunks
 
 
-def pack(vectors: Vectors, element_oid: int) -> bytes:
-    """PostgreSQL's binary array of pgvector's binary vectors.
+def _array(element_type: int, count: int, element: np.dtype[Any]) -> tuple[bytearray, np.ndarray[Any, Any]]:
+    """An array of ``count`` equal elements as ``array_recv`` reads it, and a view into its elements to be filled.
 
-    Array header: dimensions, has-nulls flag, element type, length, lower bound (``array_recv``); each element: its
-    length in bytes, then int16 dimension, int16 unused, big-endian float4 components (``vector_recv``).
+    Header: number of dimensions, has-nulls flag, element type, length, lower bound.
     """
-    count, dimension = vectors.shape
+    buffer = bytearray(_HEADER.size + count * element.itemsize)
+    _HEADER.pack_into(buffer, 0, 1, 0, element_type, count, 1)
+    return buffer, np.frombuffer(buffer, dtype=element, offset=_HEADER.size)
+
+
+def pack_vectors(chunks: Sequence[Vectors], element_type: int) -> bytearray:
+    """pgvector's binary vectors (``vector_recv``): byte length, int16 dimension, int16 unused, big-endian float4."""
+    count, dimension = sum(len(chunk) for chunk in chunks), chunks[0].shape[1]
     element = np.dtype(
         [("length", ">i4"), ("dimension", ">i2"), ("unused", ">i2"), ("components", ">f4", (dimension,))]
     )
-    packed = np.empty(count, dtype=element)
-    packed["length"] = 4 + 4 * dimension
-    packed["dimension"] = dimension
-    packed["unused"] = 0
-    packed["components"] = vectors
-    header = struct.pack("!iiIii", 1, 0, element_oid, count, 1)
-    return header + packed.tobytes()
+    buffer, elements = _array(element_type, count, element)
+    elements["length"] = 4 + 4 * dimension
+    elements["dimension"] = dimension
+    start = 0
+    for chunk in chunks:
+        elements["components"][start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return buffer
 
 
-async def register_vector_array(connection: psycopg.AsyncConnection) -> None:
-    """Teach a session to send VectorArray: pgvector's type numbers are different in every database."""
+def pack_ids(ids: Sequence[int]) -> bytearray:
+    buffer, elements = _array(_BIGINT, len(ids), np.dtype([("length", ">i4"), ("value", ">i8")]))
+    elements["length"] = 8
+    elements["value"] = ids
+    return buffer
+
+
+def pack_fingerprints(fingerprints: Sequence[bytes]) -> bytearray:
+    size = len(fingerprints[0])
+    buffer, elements = _array(_BYTEA, len(fingerprints), np.dtype([("length", ">i4"), ("value", np.uint8, (size,))]))
+    elements["length"] = size
+    elements["value"] = np.frombuffer(b"".join(fingerprints), dtype=np.uint8).reshape(-1, size)
+    return buffer
+
+
+async def register_arrays(connection: psycopg.AsyncConnection) -> None:
+    """Teach a session to send these arrays: pgvector's type numbers are different in every database."""
     row = always(await (await connection.execute(query("embeddings", "vector_oids"))).fetchone())
-    element_oid, array_oid = row
+    element_type, array_type = row
 
     class VectorArrayDumper(Dumper):
         format = Format.BINARY
-        oid = array_oid
+        oid = array_type
 
-        def dump(self, obj: Any) -> bytes:
-            return pack(obj.vectors, element_oid)
+        def dump(self, obj: Any) -> bytearray:
+            return pack_vectors(obj.chunks, element_type)
+
+    class IdArrayDumper(Dumper):
+        format = Format.BINARY
+        oid = _BIGINTS
+
+        def dump(self, obj: Any) -> bytearray:
+            return pack_ids(obj.ids)
+
+    class FingerprintArrayDumper(Dumper):
+        format = Format.BINARY
+        oid = _BYTEAS
+
+        def dump(self, obj: Any) -> bytearray:
+            return pack_fingerprints(obj.fingerprints)
 
     connection.adapters.register_dumper(VectorArray, VectorArrayDumper)
+    connection.adapters.register_dumper(IdArray, IdArrayDumper)
+    connection.adapters.register_dumper(FingerprintArray, FingerprintArrayDumper)

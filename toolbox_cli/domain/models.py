@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -170,8 +169,7 @@ class ToolSummary(Frozen):
     is_active: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PendingTool:
+class PendingTool(NamedTuple):
     """A tool whose vector has to be made: its text as SQL built it, and what is to be stored beside the vector.
 
     No pydantic model: there is one for every tool, and building those cost more than fetching the rows.
