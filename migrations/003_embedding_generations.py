@@ -77,8 +77,8 @@ CREATE OR REPLACE FUNCTION toolbox_short_seal(
 RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT int8send(hashtextextended(name || chr(31) || coalesce(description, '') || chr(31)
                                      || coalesce(input_schema::text, ''), 0))
-        || int8send(hashtextextended(model || chr(31) || dimension || chr(31) || document_prefix
-                                     || chr(31) || template_version, 0))
+        || int8send(hashtextextended(model || chr(31) || dimension::text || chr(31) || document_prefix
+                                     || chr(31) || template_version::text, 0))
 $$;
 CREATE OR REPLACE FUNCTION toolbox_seal(
     model text, dimension integer, document_prefix text, template_version integer,
@@ -174,7 +174,15 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
     draft.add(sql.SQL("ALTER TABLE tools SET (fillfactor = 50)"), "room for HOT updates on new pages")
     plan = draft.plan()
     tables = plan.after.tables | {"embedding_generations", "embedding_failures", "embedding_services"}
-    return replace(plan, after=replace(plan.after, tables=tables, has_functions=True))
+    after = replace(plan.after, tables=tables, has_functions=True)
+    found = state.vectors.get(Role.CURRENT.column, 0)
+    notes: tuple[str, ...] = ()
+    if found and current == target.space.dimension:
+        notes = (
+            f"{found} vectors were found and nothing says which model made them: they go on answering searches, count"
+            " as stale, and are replaced by `toolbox reindex`",
+        )
+    return replace(plan, after=after, notes=notes)
 
 
 def downgrade(state: RegistryState) -> Plan:

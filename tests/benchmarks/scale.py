@@ -6,6 +6,7 @@ Each part prints what it measured and what was to be reached, and ends the progr
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import random
 import signal
@@ -16,14 +17,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import uvloop
 
+from toolbox_cli.core.pipeline import Pipeline, PipelineOptions
 from toolbox_cli.db.embedded import EmbeddedServer
+from toolbox_cli.db.embeddings import PostgresEmbeddingStore
+from toolbox_cli.db.state import read_state
+from toolbox_cli.domain.models import Role
+from toolbox_cli.domain.ports import SilentProgress
+from toolbox_cli.domain.reindexing import Selection
+from toolbox_cli.embedding import build_embedder
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import world
 
+NEXT = """
+ALTER TABLE tools ADD COLUMN embedding_next vector(768), ADD COLUMN embedding_next_fingerprint bytea;
+INSERT INTO embedding_generations (role, model, canonical_model, dimension, endpoint_url, index_method)
+VALUES ('building', 'bench-model-2', 'bench-model-2', 768, 'http://localhost', 'none')
+"""
 REINDEX = [*world.TOOLBOX, "reindex", "--concurrency", "8", "--json"]
 failed: list[str] = []
 
@@ -122,6 +136,57 @@ def index_deferred(server: EmbeddedServer, tools: int) -> None:
     )
 
 
+async def fill_next(server: EmbeddedServer, database: str, url: str) -> float:
+    """Fill a second vector column through our own store and client; returns tools per second."""
+    conninfo = server.conninfo(database)
+    async with (
+        await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as reader,
+        await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as writer,
+    ):
+        generation = (await read_state(reader)).generations[Role.BUILDING]
+        store = await PostgresEmbeddingStore.create(conninfo, reader, writer, 10)
+        embedder = build_embedder(
+            model=world.MODEL,
+            dimension=768,
+            document_prefix="",
+            query_prefix="",
+            endpoint_url=url,
+            api_key=None,
+            request_timeout=60,
+            retry_timeout=30,
+        )
+        scope = await store.scope(generation, Selection())
+        pipeline = Pipeline(
+            store, embedder, generation, Selection(), PipelineOptions(), SilentProgress(), asyncio.Event()
+        )
+        started = time.perf_counter()
+        await pipeline.run(scope)
+        seconds = time.perf_counter() - started
+        await embedder.aclose()
+        return pipeline.tally.embedded / seconds
+
+
+def second_column(server: EmbeddedServer, tools: int) -> None:
+    """Fill ``embedding_next`` beside a live HNSW index on ``embedding``, and without that index."""
+    speeds: dict[str, list[float]] = {"with": [], "without": []}
+    with world.service("--dimension", "768") as url:
+        world.make_template(server, "second", tools=tools, dimension=768, url=url, index="hnsw")
+        world.toolbox(["reindex"], world.environment(server, "second", url))
+        with psycopg.connect(server.conninfo("second"), autocommit=True) as connection:
+            connection.execute(NEXT)
+            connection.execute("VACUUM ANALYZE tools")
+        for index in ("with", "without") * 2:
+            with world.clone(server, "second") as database:
+                if index == "without":
+                    with psycopg.connect(server.conninfo(database), autocommit=True) as connection:
+                        connection.execute("DROP INDEX ix_tools_embedding")
+                speeds[index].append(uvloop.run(fill_next(server, database, url)))
+        world.drop(server, "second")
+    print("      " + ", ".join(f"{k} {v[0]:,.0f} and {v[1]:,.0f} tools/s" for k, v in speeds.items()))
+    ratio = sum(speeds["with"]) / sum(speeds["without"])
+    report("filling embedding_next beside a live index", ratio, 0.8, at_most=False)
+
+
 def kills(server: EmbeddedServer, seed: int) -> None:
     """kill -9 at twenty random moments, then one run to the end: nothing lost, nothing paid for twice."""
     tools, concurrency, batch = 20_000, 8, 64
@@ -152,9 +217,10 @@ def kills(server: EmbeddedServer, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="comma-separated: memory, pair, index, kills")
+    parser.add_argument("--only", default="", help="comma-separated: memory, pair, index, second, kills")
     parser.add_argument("--large", type=int, default=300_000)
     parser.add_argument("--index-tools", type=int, default=50_000)
+    parser.add_argument("--second-tools", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=7)
     chosen = parser.parse_args()
     with world.database_server() as server:
@@ -162,6 +228,7 @@ def main() -> None:
             "memory": lambda: memory_and_nothing_to_do(server, chosen.large),
             "pair": lambda: two_processes(server),
             "index": lambda: index_deferred(server, chosen.index_tools),
+            "second": lambda: second_column(server, chosen.second_tools),
             "kills": lambda: kills(server, chosen.seed),
         }
         for name, part in parts.items():

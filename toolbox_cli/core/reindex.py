@@ -245,9 +245,10 @@ def _defers_index(scope: Scope, pending: int) -> bool:
 def _remark(run: _Run, progress: Progress, limit: int) -> None:
     cut = set().union(*(tally.truncated for tally in run.tallies))
     if cut:
+        texts = "1 text was" if len(cut) == 1 else f"{len(cut)} texts were"
         progress.note(
-            f"{len(cut)} texts were longer than the model's {limit} tokens (estimated) and were cut;"
-            " --long-texts refuse lists them as failed instead"
+            f"{texts} longer than the model's {limit} tokens (estimated) and cut;"
+            " --long-texts refuse lists such tools as failed instead"
         )
 
 

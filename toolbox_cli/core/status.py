@@ -112,5 +112,5 @@ def _next_command(facts: SchemaFacts, generations: Generations) -> str | None:
     if current.census.fresh < current.census.active:
         return "toolbox reindex"
     if facts.index_fault is not None:
-        return "toolbox migrate"
+        return "toolbox reindex"
     return None

@@ -157,10 +157,11 @@ def _index(verification: Verification, facts: SchemaFacts, generation: Generatio
         return
     if generation.index_method == "ivfflat" and not facts.indexes:
         detail = "no ivfflat index yet: it is built when there are vectors to learn its lists from"
-        verification.add("index", CheckStatus.WARN, detail, "toolbox reindex, then toolbox migrate")
+        verification.add("index", CheckStatus.WARN, detail, "toolbox reindex")
         return
     detail = f"{names}: {facts.index_fault}" if names else "there is no vector index: every search reads all vectors"
-    verification.add("index", CheckStatus.FAIL, detail, "toolbox migrate")
+    remedy = "toolbox migrate" if generation.model is None else "toolbox reindex"
+    verification.add("index", CheckStatus.FAIL, detail, remedy)
 
 
 async def _coverage(verification: Verification, inspector: Inspector, generation: Generation) -> None:

@@ -1,0 +1,109 @@
+"""The vector index of a reindex: dropped for a large load, built after it, completed after a crash."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psycopg
+import pytest
+from support.cli import Service, Toolbox, finish, start
+from support.registries import execute, value
+from support.reindexing import FRESH, add_tools, reindexed
+
+from toolbox_cli.core import reindex
+
+INDEX = "SELECT indexrelid::int FROM pg_index WHERE indexrelid = to_regclass('ix_tools_embedding') AND indisvalid"
+
+
+@pytest.fixture
+def large(registry: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A registry that counts as large from fifty tools on."""
+    monkeypatch.setattr(reindex, "DEFER_INDEX_FROM", 50)
+    add_tools(registry, 200)
+    return registry
+
+
+def test_a_large_load_drops_the_index_and_builds_it_after(toolbox: Toolbox, large: str, service: Service) -> None:
+    before = value(large, INDEX)
+    seen: list[object] = []
+    service.on_texts = lambda texts: seen.append(value(large, "SELECT to_regclass('ix_tools_embedding')::text"))
+    assert toolbox("reindex", "--dry-run", "--json").ok().json["defers_index"]
+    summary = reindexed(toolbox("reindex", "--json"))
+    assert set(seen) == {None}
+    assert summary["index_seconds"] > 0
+    assert value(large, INDEX) not in (None, before)
+    toolbox("verify").ok()
+
+
+def test_a_small_change_leaves_the_index_alone(toolbox: Toolbox, large: str, service: Service) -> None:
+    reindexed(toolbox("reindex", "--json"))
+    before = value(large, INDEX)
+    execute(large, "UPDATE tools SET description = 'other' WHERE id IN (SELECT id FROM tools LIMIT 20)")
+    summary = reindexed(toolbox("reindex", "--json"))
+    assert (summary["embedded"], summary["index_seconds"]) == (20, 0)
+    assert value(large, INDEX) == before
+
+
+def test_keep_index_leaves_it_whatever_is_touched(toolbox: Toolbox, large: str, service: Service) -> None:
+    before = value(large, INDEX)
+    assert reindexed(toolbox("reindex", "--keep-index", "--json"))["embedded"] == 200
+    assert value(large, INDEX) == before
+
+
+def test_a_crash_between_is_named_by_verify_and_completed_by_the_next_run(
+    toolbox: Toolbox, registry: str, service: Service
+) -> None:
+    add_tools(registry, 1200)
+    service.behaviour.latency = 0.05
+    process = start("reindex", "--batch-size", "20", "--concurrency", "2")
+    assert service.arrived.wait(20)
+    process.kill()
+    finish(process)
+    assert value(registry, INDEX) is None
+    service.behaviour.latency = 0
+    reindexed(toolbox("reindex", "--json"))
+    assert value(registry, INDEX) is not None
+
+    # The same, when the load was complete already: there is nothing to embed, but the index is missing.
+    execute(registry, "DROP INDEX ix_tools_embedding")
+    failing = {
+        check["name"]: check for check in toolbox("verify", "--json").json["checks"] if check["status"] == "fail"
+    }
+    assert set(failing) == {"index"}
+    assert failing["index"]["remedy"] == "toolbox reindex"
+    assert reindexed(toolbox("reindex", "--json"))["embedded"] == 0
+    assert value(registry, INDEX) is not None
+    toolbox("verify").ok()
+
+
+def test_an_invalid_leftover_is_replaced(toolbox: Toolbox, large: str, service: Service) -> None:
+    reindexed(toolbox("reindex", "--json"))
+    execute(large, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_tools_embedding'::regclass")
+    assert value(large, INDEX) is None
+    assert reindexed(toolbox("reindex", "--json"))["index_seconds"] > 0
+    assert value(large, INDEX) is not None
+
+
+def test_an_interrupted_build_ends_at_once_and_is_made_up_for(
+    toolbox: Toolbox, registry: str, service: Service
+) -> None:
+    add_tools(registry, 1200)
+    # CREATE INDEX CONCURRENTLY waits for transactions that are older than it.
+    with psycopg.connect(registry) as older:
+        older.execute("SELECT txid_current()")
+        process = start("reindex")
+        deadline = time.monotonic() + 30
+        building = "SELECT count(*) FROM pg_stat_progress_create_index"
+        while not value(registry, building):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        outcome = finish(process)
+        assert time.monotonic() - asked < 2
+        assert outcome.code == 130, outcome
+        assert value(registry, FRESH) == 1200
+        assert value(registry, INDEX) is None
+    assert reindexed(toolbox("reindex", "--json"))["index_seconds"] > 0
+    assert value(registry, INDEX) is not None
