@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 import uvloop
 
-from toolbox_cli.core.pipeline import Pipeline, PipelineOptions
+from toolbox_cli.core.pipeline import PHASES_BESIDE_AN_INDEX, Pipeline, PipelineOptions
 from toolbox_cli.db.embedded import EmbeddedServer
 from toolbox_cli.db.embeddings import PostgresEmbeddingStore
 from toolbox_cli.db.state import read_state
@@ -156,9 +156,8 @@ async def fill_next(server: EmbeddedServer, database: str, url: str) -> float:
             retry_timeout=30,
         )
         scope = await store.scope(generation, Selection())
-        pipeline = Pipeline(
-            store, embedder, generation, Selection(), PipelineOptions(), SilentProgress(), asyncio.Event()
-        )
+        options = PipelineOptions(phases=PHASES_BESIDE_AN_INDEX if await store.beside_an_index(generation) else 1)
+        pipeline = Pipeline(store, embedder, generation, Selection(), options, SilentProgress(), asyncio.Event())
         started = time.perf_counter()
         await pipeline.run(scope)
         seconds = time.perf_counter() - started

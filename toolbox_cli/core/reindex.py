@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from toolbox_cli.core.batches import ASCII_CHARACTERS_A_TOKEN, LongTexts
-from toolbox_cli.core.pipeline import Pipeline, PipelineOptions, Tally
+from toolbox_cli.core.pipeline import PHASES_BESIDE_AN_INDEX, Pipeline, PipelineOptions, Tally
 from toolbox_cli.domain.catalog import find_model
 from toolbox_cli.domain.errors import InterruptedRunError, StateError, ToolboxError
 from toolbox_cli.domain.models import Frozen, Generation, ReindexSummary
@@ -184,6 +184,8 @@ async def _fill(
                 break
             if not options.keep_index and _defers_index(scope, pending):
                 await store.defer_index(run.generation, progress)
+            if await store.beside_an_index(run.generation):
+                how = replace(how, phases=PHASES_BESIDE_AN_INDEX)
             pipeline = Pipeline(store, embedder, run.generation, selection, how, progress, stop)
             run.tallies.append(pipeline.tally)
             progress.start("embedding", pending)

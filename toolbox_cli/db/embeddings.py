@@ -20,7 +20,7 @@ from toolbox_cli.db.vectors import FingerprintArray, IdArray, VectorArray, regis
 from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
 from toolbox_cli.domain.errors import NegativeAnswerError
 from toolbox_cli.domain.models import Census, Generation, PendingTool
-from toolbox_cli.domain.reindexing import RANGE_SIZE, Learned, RangeScope, Scope, Selection
+from toolbox_cli.domain.reindexing import RANGE_SIZE, Learned, Page, RangeScope, Scope, Selection
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -62,6 +62,10 @@ class PostgresEmbeddingStore:
     def as_worker(self) -> AbstractAsyncContextManager[None]:
         """Be counted as a live worker, and keep schema and generations as they are while vectors are written."""
         return as_worker(self._writer, self._wait_timeout)
+
+    async def beside_an_index(self, generation: Generation) -> bool:
+        """Whether another vector column of the table has an index, which every update that is not HOT would enter."""
+        return any(index.column != generation.role.column for index in (await self._state()).indexes)
 
     async def defer_index(self, generation: Generation, progress: Progress) -> None:
         """Drop the column's vector indexes; ``complete_index`` builds what the generation asks for again.
@@ -134,13 +138,12 @@ class PostgresEmbeddingStore:
             )
         return [tool_id for _, tool_id in rows]
 
-    async def pending(
-        self, generation: Generation, selection: Selection, number: int, *, after: int | None, page: int
-    ) -> list[PendingTool]:
-        """Tools of a range of ids whose vectors have to be made: the first ``page`` of them after an id, by id."""
-        start = number * RANGE_SIZE - 1 if after is None else after
-        bounds = {"after": start, "past": (number + 1) * RANGE_SIZE, "page": page}
-        parameters = space_of(generation) | _selection(selection) | bounds
+    async def pending(self, generation: Generation, selection: Selection, page: Page) -> list[PendingTool]:
+        """Tools of a range of ids whose vectors have to be made: a page of them, by id."""
+        start = page.range * RANGE_SIZE - 1 if page.after is None else page.after
+        bounds = {"after": start, "past": (page.range + 1) * RANGE_SIZE, "page": page.size}
+        phase = {"phase": page.phase, "phases": page.phases}
+        parameters = space_of(generation) | _selection(selection) | bounds | phase
         with database_errors():
             async with self._reader.cursor(row_factory=_pending_tool) as cursor:
                 await cursor.execute(query("embeddings", "pending", **columns_of(generation)), parameters)

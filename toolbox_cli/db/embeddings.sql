@@ -56,7 +56,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN embedding_failures f ON f.tool_id = t.id AND f.generation_id = %(generation_id)s
       AND toolbox_matches(f.fingerprint, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
                                           t.name::text, t.description::text, t.input_schema)
-WHERE t.id > %(after)s AND t.id < %(past)s
+WHERE t.id > %(after)s AND t.id < %(past)s AND t.id %% %(phases)s::int = %(phase)s::int
   AND (t.is_active OR %(include_inactive)s)
   AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
   AND (%(ids)s::bigint[] IS NULL OR t.id = ANY (%(ids)s::bigint[]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toolbox_cli.domain.models import Census, Frozen, Generation, PendingTool
 
@@ -23,6 +23,19 @@ class Selection(Frozen):
 
 #: Ids a range: the unit that a worker claims, and that one query reads.
 RANGE_SIZE = 2_048
+
+
+class Page(NamedTuple):
+    """A page of reading: at most ``size`` tools of a range after an id (None: from its start), of one phase.
+
+    A range is read in ``phases``: in phase p come the ids with id mod phases = p. See ``PHASES_BESIDE_AN_INDEX``.
+    """
+
+    range: int
+    after: int | None
+    size: int
+    phase: int = 0
+    phases: int = 1
 
 
 class RangeScope(Frozen):
@@ -87,6 +100,8 @@ class EmbeddingStore(Protocol):
 
     def as_worker(self) -> AbstractAsyncContextManager[None]: ...
 
+    async def beside_an_index(self, generation: Generation) -> bool: ...
+
     async def defer_index(self, generation: Generation, progress: Progress) -> None: ...
 
     async def complete_index(self, generation: Generation, progress: Progress) -> float: ...
@@ -101,9 +116,7 @@ class EmbeddingStore(Protocol):
 
     async def scope(self, generation: Generation, selection: Selection, *, measure: bool = False) -> Scope: ...
 
-    async def pending(
-        self, generation: Generation, selection: Selection, number: int, *, after: int | None, page: int
-    ) -> list[PendingTool]: ...
+    async def pending(self, generation: Generation, selection: Selection, page: Page) -> list[PendingTool]: ...
 
     async def claim(self, number: int) -> bool: ...
 
