@@ -13,7 +13,10 @@ from support.reindexing import FRESH, add_tools, reindexed
 
 from toolbox_cli.core import reindex
 
-INDEX = "SELECT indexrelid::int FROM pg_index WHERE indexrelid = to_regclass('ix_tools_embedding') AND indisvalid"
+INDEX = (
+    "SELECT (SELECT indexrelid::int FROM pg_index"
+    " WHERE indexrelid = to_regclass('ix_tools_embedding') AND indisvalid)"
+)
 
 
 @pytest.fixture

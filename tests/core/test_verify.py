@@ -143,19 +143,19 @@ BREAKAGES: dict[str, tuple[str, dict[str, str]]] = {
         "CREATE INDEX ix_tools_embedding ON tools USING hnsw (embedding vector_cosine_ops)",
         {"column": "toolbox migrate --dimension 8", "coverage": "toolbox reindex", "insert": "toolbox migrate"},
     ),
-    "index lost": ("DROP INDEX ix_tools_embedding", {"index": "toolbox migrate"}),
+    "index lost": ("DROP INDEX ix_tools_embedding", {"index": "toolbox reindex"}),
     "index invalid": (
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_tools_embedding'::regclass",
-        {"index": "toolbox migrate"},
+        {"index": "toolbox reindex"},
     ),
     "index of another operator class": (
         "DROP INDEX ix_tools_embedding; CREATE INDEX ix_tools_embedding ON tools USING hnsw (embedding vector_l2_ops)",
-        {"index": "toolbox migrate"},
+        {"index": "toolbox reindex"},
     ),
     "index of another method": (
         "DROP INDEX ix_tools_embedding;"
         "CREATE INDEX ix_tools_embedding ON tools USING ivfflat (embedding vector_cosine_ops) WITH (lists = 1)",
-        {"index": "toolbox migrate"},
+        {"index": "toolbox reindex"},
     ),
     "vector missing": (
         "UPDATE tools SET embedding = NULL, embedding_fingerprint = NULL WHERE name = 'tool_1'",

@@ -270,7 +270,13 @@ def run(command: str, action: Callable[[Services], Awaitable[Result]]) -> Result
         task = asyncio.current_task()
         if task is not None and _owns_signals():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        async with Services(command) as services:
-            return await action(services)
+        try:
+            async with Services(command) as services:
+                return await action(services)
+        finally:
+            # uvloop leaves its handlers in place when it closes; whoever called us has handlers of their own.
+            if _owns_signals():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    asyncio.get_running_loop().remove_signal_handler(number)
 
     return event_loop(with_services())
