@@ -38,8 +38,9 @@ type: $(STAMP) ## check types
 
 check: lint type test ## lint, type and test: what CI runs
 
-bench: $(STAMP) ## measure
-	@$(BIN)/python tests/benchmarks/reindex.py
+bench: $(STAMP) ## measure reindex against the service alone, and at size (20 minutes)
+	@$(BIN)/python tests/benchmarks/reindex.py --json bench.json
+	@$(BIN)/python tests/benchmarks/scale.py
 
 build: $(STAMP) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir $(DIST)

@@ -14,8 +14,7 @@ from support.reindexing import FRESH, add_tools, reindexed
 from toolbox_cli.core import reindex
 
 INDEX = (
-    "SELECT (SELECT indexrelid::int FROM pg_index"
-    " WHERE indexrelid = to_regclass('ix_tools_embedding') AND indisvalid)"
+    "SELECT (SELECT indexrelid::int FROM pg_index WHERE indexrelid = to_regclass('ix_tools_embedding') AND indisvalid)"
 )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ from toolbox_cli.db.locks import registry_lock
 from toolbox_cli.db.plans import Plan, Statement
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.state import RegistryState, read_state
+from toolbox_cli.db.workers import check_session
 from toolbox_cli.db.yoyo_runner import MigrationFile, apply_one, load_migrations, rollback_one
 from toolbox_cli.domain.changes import Outline, OutlineStatement, OutlineStep
 from toolbox_cli.domain.errors import DatabaseError, InvalidUsageError, LockBusyError, StateError
@@ -62,8 +63,19 @@ class Registry:
         self.wait_timeout = wait_timeout
         self._embedded = embedded
 
-    def exclusive_lock(self) -> AbstractAsyncContextManager[None]:
-        return registry_lock(self.connection, wait_seconds=self.wait_timeout)
+    @asynccontextmanager
+    async def exclusive_lock(self) -> AsyncIterator[None]:
+        """No other command changes or fills the registry meanwhile.
+
+        Raises LockBusyError naming who is at work, StateError for a pooler that would lose the lock between two
+        statements.
+        """
+        with database_errors():
+            second = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
+        async with second:
+            await check_session(self.connection, second)
+        async with registry_lock(self.connection, wait_seconds=self.wait_timeout):
+            yield
 
     async def state(self, *, count: bool = False) -> RegistryState:
         with database_errors():
