@@ -257,8 +257,9 @@ def test_an_interrupted_run_keeps_what_is_done(
     assert len(outcome.err.splitlines()) == 1
     kept = int(value(registry, FRESH))
     assert 50 <= kept < 300
-    # What was answered is stored, the requests that were under way at that moment included.
-    assert service.stats.embedded == kept
+    # What was answered is stored, the requests under way at that moment included if they answer within the grace: on a
+    # machine under load they may not, and an interrupted run must end within two seconds.
+    assert service.stats.embedded - kept <= 10
 
     service.behaviour.latency = 0
     sent = service.stats.inputs

@@ -44,8 +44,8 @@ SUSPICIOUS_REFUSALS = 8
 GONE_AFTER = 25.0
 #: Seconds for which a rate limit is waited out when nothing at all gets through meanwhile.
 THROTTLED_FOR_GOOD = 900.0
-#: Seconds that requests under way get to finish when the run is interrupted.
-GRACE = 1.0
+#: Seconds that requests under way get to finish when the run is interrupted; it is to end within two.
+GRACE = 1.5
 
 _Answer = tuple["_Range", list[PendingTool], "Vectors | None"]
 
