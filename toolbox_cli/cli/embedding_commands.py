@@ -74,7 +74,8 @@ def reindex(
 async def _plan(services: Services, wanted: ReindexOptions) -> ReindexPlan:
     from toolbox_cli.core.reindex import plan_reindex
 
-    return await plan_reindex(await services.embedding_store(), await services.generation(), wanted)
+    generation = services.at_its_service(await services.generation())
+    return await plan_reindex(await services.embedding_store(), generation, wanted)
 
 
 async def _reindex(services: Services, wanted: ReindexOptions) -> ReindexOutcome:
@@ -82,7 +83,7 @@ async def _reindex(services: Services, wanted: ReindexOptions) -> ReindexOutcome
     from toolbox_cli.core.reindex import reindex_tools
 
     stop = services.stop_event()
-    generation = await services.generation()
+    generation = services.at_its_service(await services.generation())
     store = await services.embedding_store()
     learned = await store.learned(generation)
     embedder = services.embedder(generation, wanted.batch_size or (learned.max_batch if learned else None))

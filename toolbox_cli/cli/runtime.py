@@ -226,6 +226,14 @@ class Services:
                 asyncio.get_running_loop().add_signal_handler(number, interrupted)
         return stop
 
+    def at_its_service(self, generation: Generation) -> Generation:
+        """The generation with the address that is in use now: settings may have moved its model's service."""
+        from toolbox_cli.core.service import service_of
+
+        if generation.model is None:
+            return generation
+        return generation.model_copy(update={"endpoint_url": service_of(generation, self.settings).endpoint_url})
+
     def embedder(self, generation: Generation, max_batch: int | None = None) -> Embedder:
         """The model of a generation, at the generation's service; the caller closes it."""
         from toolbox_cli.core.service import service_of

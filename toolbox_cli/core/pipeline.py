@@ -38,14 +38,16 @@ PHASES_BESIDE_AN_INDEX = 4
 ROWS_A_PAGE = 512
 #: Seconds that the writer waits for more answers to join; at full speed ROWS_A_COMMIT come sooner.
 LINGER = 0.03
-#: Single texts refused, with none accepted, after which the service is asked whether it accepts anything at all.
+#: Single texts refused in a row, none accepted between, after which the service is asked whether it accepts anything.
 SUSPICIOUS_REFUSALS = 8
 #: Seconds without any answer after which a service that has answered before counts as gone.
 GONE_AFTER = 25.0
 #: Seconds for which a rate limit is waited out when nothing at all gets through meanwhile.
 THROTTLED_FOR_GOOD = 900.0
-#: Seconds that requests under way get to finish when the run is interrupted; it is to end within two.
-GRACE = 1.5
+#: Seconds that requests under way get to finish when the run is interrupted, and then each of the writer's two last
+#: steps; the run is to end within two.
+GRACE = 1.2
+FLUSH_GRACE = 0.3
 
 _Answer = tuple["_Range", list[PendingTool], "Vectors | None"]
 
@@ -80,7 +82,6 @@ class Tally:
     failures: list[ToolFailure] = field(default_factory=list)
     #: Tools edited or deleted between reading and writing: not stored.
     conflicts: int = 0
-    accepted: int = 0
     handed_out: int = 0
     #: Ids of tools whose text was cut to what the model reads.
     truncated: set[int] = field(default_factory=set)
@@ -116,6 +117,11 @@ class Pipeline:
         self._under_way: set[asyncio.Task[None]] = set()
         self._last_answer: float | None = None
         self._slowest_answer = 0.0
+        #: When each request that is under way now was asked.
+        self._asked: dict[object, float] = {}
+        #: Refused one by one since the last accepted batch, and from how many on the service is asked if it takes any.
+        self._refused_in_a_row = 0
+        self._suspicious = SUSPICIOUS_REFUSALS
 
     async def run(self, scope: Scope) -> None:
         """Embed what the scope found pending; ends early, without an error, when ``stop`` is set.
@@ -137,11 +143,26 @@ class Pipeline:
             stopped.cancel()
             producer.cancel()
             await asyncio.wait({producer})
-            if not writer.done():
-                await self._answers.put(None)
-            await writer
+            await self._end_writer(writer)
         if not producer.cancelled():
             producer.result()
+
+    async def _end_writer(self, writer: asyncio.Task[None]) -> None:
+        """Let the writer store what it has; a writer that has failed empties no queue, and one that waits for a lock
+        must not keep an interrupted run from ending.
+        """
+        end = asyncio.create_task(self._answers.put(None))
+        await asyncio.wait({end, writer}, return_when=asyncio.FIRST_COMPLETED, timeout=self._patience())
+        await asyncio.wait({writer}, timeout=self._patience())
+        end.cancel()
+        if not writer.done():
+            writer.cancel()
+            await asyncio.wait({writer})
+        if not writer.cancelled():
+            writer.result()
+
+    def _patience(self) -> float | None:
+        return FLUSH_GRACE if self._stop.is_set() else None
 
     async def _produce(self, ranges: Sequence[int]) -> None:
         """Read and embed until nothing is left. The first error comes out as itself: one message, not a group."""
@@ -164,6 +185,7 @@ class Pipeline:
     async def _read(self, ranges: Sequence[int]) -> None:
         """Claim ranges until none is left; those of other live workers are looked at again until they are free."""
         waiting = list(ranges)
+        selection = self._selection
         while waiting and not self._exhausted():
             held_by_others: list[int] = []
             for number in waiting:
@@ -172,21 +194,23 @@ class Pipeline:
                 async with self._writing:
                     claimed = await self._store.claim(number)
                 if claimed:
-                    await self._read_range(_Range(number))
+                    await self._read_range(_Range(number), selection)
                 else:
                     held_by_others.append(number)
             waiting = held_by_others
+            # What another worker has done meanwhile is fresh, and must not be paid for twice.
+            selection = self._selection.model_copy(update={"everything": False})
             if waiting:
                 await asyncio.sleep(0.25)
         await self._batches.put(None)
 
-    async def _read_range(self, claimed: _Range) -> None:
+    async def _read_range(self, claimed: _Range, selection: Selection) -> None:
         """Hand the range's tools on, a page at a time: a large page would hold up the answers that come meanwhile."""
         claimed.open_tools = 1  # the reading itself: the range stays ours until its last page is read
         for phase in range(self._options.phases):
             page = Page(claimed.number, None, ROWS_A_PAGE, phase, self._options.phases)
             while not self._exhausted():
-                tools = await self._store.pending(self._generation, self._selection, page)
+                tools = await self._store.pending(self._generation, selection, page)
                 await self._queue(claimed, tools)
                 if len(tools) < ROWS_A_PAGE:
                     break
@@ -222,13 +246,17 @@ class Pipeline:
         """End the run when a service that has answered before answers nothing any more.
 
         A hanging service shows no fault before the time for a request is over. How long is too long is learned: a
-        model that takes a minute for a batch is slow, not gone.
+        model that takes a minute for a batch is slow, not gone. One that says 429 or 503 is alive, and has its own
+        limits.
         """
+        setbacks, sign_of_life = self._embedder.setbacks, 0.0
         while True:
             await asyncio.sleep(0.5)
-            if self._last_answer is None or not self._under_way:
+            if self._embedder.setbacks != setbacks:
+                setbacks, sign_of_life = self._embedder.setbacks, time.monotonic()
+            if self._last_answer is None or not self._asked:
                 continue
-            silence = time.monotonic() - self._last_answer
+            silence = time.monotonic() - max(self._last_answer, min(self._asked.values()), sign_of_life)
             if silence > max(GONE_AFTER, 3 * self._slowest_answer):
                 raise EmbeddingServiceError(
                     f"the embedding service has answered nothing for {silence:.0f} s; before, it took at most"
@@ -255,7 +283,7 @@ class Pipeline:
             else:
                 await self._refused(claimed, batch[0], exc)
             return
-        self.tally.accepted += len(batch)
+        self._refused_in_a_row = 0
         await self._answers.put((claimed, batch, vectors))
 
     def _fitting(self, tool: PendingTool) -> str:
@@ -275,19 +303,22 @@ class Pipeline:
         throttled_since = time.monotonic()
         while True:
             started = time.monotonic()
+            request = object()
+            self._asked[request] = started
             try:
                 vectors = await ask()
             except RateLimitedError as exc:
+                del self._asked[request]  # a pause is no silence
                 self._pace.setback()
                 if time.monotonic() - max(throttled_since, self._last_answer or 0.0) > THROTTLED_FOR_GOOD:
                     raise
                 pause = min(exc.retry_after or 10.0, THROTTLED_FOR_GOOD)
                 self._progress.note(f"the service asks to wait: pausing for {pause:.0f} s")
                 self._pace.pause(pause)
-                if self._last_answer is not None:
-                    self._last_answer = time.monotonic() + pause
                 await asyncio.sleep(pause)
                 continue
+            finally:
+                self._asked.pop(request, None)
             now = time.monotonic()
             self._last_answer = now
             if self._embedder.setbacks != self._setbacks:
@@ -300,7 +331,10 @@ class Pipeline:
 
     async def _refused(self, claimed: _Range, tool: PendingTool, reason: InputRefusedError) -> None:
         self.tally.failures.append(ToolFailure(id=tool.id, name=tool.name, error=reason.message))
-        if self.tally.accepted == 0 and len(self.tally.failures) == SUSPICIOUS_REFUSALS:
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row == self._suspicious:
+            # It does refuse these; if it takes a plain text, only ask again after twice as many.
+            self._suspicious *= 2
             try:
                 await self._embedder.embed_query("a tool that adds two numbers")
             except InputRefusedError as exc:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from toolbox_cli.core.batches import ASCII_CHARACTERS_A_TOKEN, LongTexts
 from toolbox_cli.core.pipeline import PHASES_BESIDE_AN_INDEX, Pipeline, PipelineOptions, Tally
@@ -17,6 +18,8 @@ from toolbox_cli.domain.reindexing import Learned, Scope, Selection
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Embedder, Progress
     from toolbox_cli.domain.reindexing import EmbeddingStore
+
+Result = TypeVar("Result")
 
 #: How often the scope is read again for tools that were edited while they were embedded.
 PASSES = 3
@@ -81,7 +84,8 @@ class _Run:
 
     def summary(self, *, limited: bool) -> ReindexSummary:
         embedded = sum(tally.embedded for tally in self.tallies)
-        failures = {failure.id: failure for tally in self.tallies for failure in tally.failures}
+        # Every pass asks again for what was refused before, so the last one knows who is refused now.
+        failures = self.tallies[-1].failures if self.tallies else []
         selected = self.first.selected if self.first else 0
         unchanged = self.first.unchanged if self.first else 0
         if limited and self.tallies:
@@ -92,7 +96,7 @@ class _Run:
             embedded=embedded,
             unchanged=unchanged,
             failed=len(failures),
-            failures=list(failures.values()),
+            failures=failures,
             seconds=round(self.seconds, 3),
             tools_per_second=round(embedded / self.seconds, 1) if self.seconds > 0 else 0.0,
             index_seconds=round(self.index_seconds, 3),
@@ -117,7 +121,7 @@ async def plan_reindex(store: EmbeddingStore, generation: Generation, options: R
         estimated_tokens=round(scope.characters * share / ASCII_CHARACTERS_A_TOKEN),
         requests=-(-pending // batch),
         seconds=round(pending / rate, 1) if rate else None,
-        defers_index=not options.keep_index and _defers_index(scope, pending),
+        defers_index=not options.keep_index and await _defers_index(store, generation, options, scope, pending),
     )
 
 
@@ -173,17 +177,18 @@ async def _fill(
         max_tokens=known.max_tokens if known else None,
         long_texts=options.long_texts,
     )
+    batch_before = embedder.max_batch
     started = time.perf_counter()
     try:
-        for number in range(PASSES):
-            scope = await store.scope(run.generation, selection)
-            if number == 0:
-                run.first = scope
+        # With a limit there is one pass: a second one would take other tools, beyond it.
+        for _ in range(PASSES if options.limit is None else 1):
+            scope = await _unless_stopped(store.scope(run.generation, selection), stop)
+            run.first = run.first or scope
             pending = min(scope.pending, options.limit or scope.pending)
             if not pending:
                 break
-            if not options.keep_index and _defers_index(scope, pending):
-                await store.defer_index(run.generation, progress)
+            if not options.keep_index and await _defers_index(store, run.generation, options, scope, pending):
+                await _unless_stopped(store.defer_index(run.generation, progress), stop)
             if await store.beside_an_index(run.generation):
                 how = replace(how, phases=PHASES_BESIDE_AN_INDEX)
             pipeline = Pipeline(store, embedder, run.generation, selection, how, progress, stop)
@@ -195,37 +200,52 @@ async def _fill(
                 progress.finish()
                 run.seconds = time.perf_counter() - started
             if stop.is_set():
-                return InterruptedRunError("interrupted; what was embedded is kept", hint="Run it again to go on.")
+                raise _interrupted()
             if pipeline.tally.conflicts == 0:
                 break
             # Forced tools were done in the first pass; only what has become stale meanwhile is left.
             selection = selection.model_copy(update={"everything": False})
+        run.seconds = time.perf_counter() - started
+        await _remember(store, embedder, run, batch_before)
     except ToolboxError as exc:
         return exc
     finally:
-        run.seconds = time.perf_counter() - started
+        run.seconds = run.seconds or time.perf_counter() - started
         _remark(run, progress, known.max_tokens if known else 0)
-    await _remember(store, embedder, run)
     return None
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, Result], stop: asyncio.Event) -> Result:
+    """The result of a database call that may take long, or InterruptedRunError as soon as ``stop`` is set.
+
+    Cancelling the call cancels the statement on the server.
+    """
+    task = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    if task.cancelled() or (stop.is_set() and task.exception() is not None):
+        raise _interrupted()
+    return task.result()
+
+
+def _interrupted() -> InterruptedRunError:
+    return InterruptedRunError("interrupted; what was embedded is kept", hint="Run it again to go on.")
 
 
 async def _complete_index(
     store: EmbeddingStore, run: _Run, progress: Progress, stop: asyncio.Event
 ) -> ToolboxError | None:
     """Build what is missing; a build that is interrupted leaves an invalid index, which the next run replaces."""
-    build = asyncio.create_task(store.complete_index(run.generation, progress))
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({build, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not build.done():
-        build.cancel()
-        await asyncio.wait({build})
-    if build.cancelled():
+    try:
+        run.index_seconds = await _unless_stopped(store.complete_index(run.generation, progress), stop)
+    except InterruptedRunError:
         return InterruptedRunError(
             "interrupted while the index was built; every embedding is kept", hint="Run it again to build the index."
         )
-    try:
-        run.index_seconds = build.result()
     except ToolboxError as exc:
         return exc
     return None
@@ -240,11 +260,23 @@ async def _selection(store: EmbeddingStore, options: ReindexOptions) -> Selectio
     )
 
 
-def _defers_index(scope: Scope, pending: int) -> bool:
-    return pending >= DEFER_INDEX_FROM and pending > DEFER_INDEX_ABOVE * scope.selected
+async def _defers_index(
+    store: EmbeddingStore, generation: Generation, options: ReindexOptions, scope: Scope, pending: int
+) -> bool:
+    """Whether a run touches more than a tenth of the vectors that the index holds, not of those selected."""
+    if pending < DEFER_INDEX_FROM:
+        return False
+    selected = scope.selected
+    if options.category or options.tools:
+        selected = (await store.census(generation)).active
+    return pending > DEFER_INDEX_ABOVE * selected
 
 
 def _remark(run: _Run, progress: Progress, limit: int) -> None:
+    if run.tallies and run.tallies[-1].conflicts:
+        number = run.tallies[-1].conflicts
+        tools = "1 tool was" if number == 1 else f"{number} tools were"
+        progress.note(f"{tools} edited or deleted while being embedded; the next run takes what is stale")
     cut = set().union(*(tally.truncated for tally in run.tallies))
     if cut:
         texts = "1 text was" if len(cut) == 1 else f"{len(cut)} texts were"
@@ -254,10 +286,10 @@ def _remark(run: _Run, progress: Progress, limit: int) -> None:
         )
 
 
-async def _remember(store: EmbeddingStore, embedder: Embedder, run: _Run) -> None:
-    """What the service has taught: its batch limit always, its speed where the run was long enough to tell."""
+async def _remember(store: EmbeddingStore, embedder: Embedder, run: _Run, batch_before: int) -> None:
+    """What the service has taught: a batch limit if it lowered ours, its speed if the run was long enough to tell."""
     embedded = sum(tally.embedded for tally in run.tallies)
-    if not embedded:
-        return
     rate = embedded / run.seconds if embedded >= WORTH_REMEMBERING and run.seconds > 0 else None
-    await store.learn(run.generation, Learned(max_batch=embedder.max_batch, tools_per_second=rate))
+    limit = embedder.max_batch if embedder.max_batch < batch_before else None
+    if rate is not None or limit is not None:
+        await store.learn(run.generation, Learned(max_batch=limit, tools_per_second=rate))

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.rows import class_row, dict_row
 
 from toolbox_cli.db.faults import database_errors
-from toolbox_cli.db.index_builds import plan_index
+from toolbox_cli.db.index_builds import is_complete, plan_index
 from toolbox_cli.db.indexes import drop_index
 from toolbox_cli.db.locks import LOCK_SPACE
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.state import RegistryState, read_state
 from toolbox_cli.db.vectors import FingerprintArray, IdArray, VectorArray, register_arrays
 from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
-from toolbox_cli.domain.errors import NegativeAnswerError
+from toolbox_cli.domain.errors import DatabaseError, LockBusyError, NegativeAnswerError
 from toolbox_cli.domain.models import Census, Generation, PendingTool
 from toolbox_cli.domain.reindexing import RANGE_SIZE, Learned, Page, RangeScope, Scope, Selection
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from toolbox_cli.domain.ports import Progress, Vectors
 
+DEADLOCK_RETRIES = 3
 #: Second lock space, one key per range of ids ("tooR").
 RANGE_SPACE = LOCK_SPACE - 0x6C + 0x52
 
@@ -72,13 +72,20 @@ class PostgresEmbeddingStore:
 
         Until then searches read every vector. A killed run leaves it so: the next one completes it.
         """
-        state = await self._state()
-        for index in state.indexes_on(generation.role):
+        for index in (await self._state()).indexes_on(generation.role):
             progress.note(f"index {index.name} is dropped and built again after the load: many vectors will change")
-            # Dropping waits for transactions that may use the index. An abandoned drop leaves it invalid, which
-            # costs time but harms nobody, and the build afterwards replaces it.
-            with suppress(psycopg.errors.LockNotAvailable):
-                await self._reader.execute(drop_index(index.name, concurrently=True))
+            try:
+                with database_errors():
+                    # Dropping waits for transactions that may use the index. An abandoned drop leaves it invalid,
+                    # which costs time but harms nobody, and the build afterwards replaces it.
+                    await self._reader.execute(query("indexes", "short_wait"))
+                    await self._reader.execute(drop_index(index.name, concurrently=True))
+            except (LockBusyError, DatabaseError) as exc:
+                if self._reader.closed or self._reader.broken:
+                    raise
+                progress.note(f"the index stays, so this takes longer: {exc.message}")
+            with database_errors():
+                await self._reader.execute(query("indexes", "usual_wait"))
 
     async def complete_index(self, generation: Generation, progress: Progress) -> float:
         """Build the index that the generation asks for, unless it is there or another worker is still at work.
@@ -86,10 +93,7 @@ class PostgresEmbeddingStore:
         Returns the seconds that it took.
         """
         async with as_last_worker(self._writer) as alone:
-            if not alone:
-                return 0.0
-            build = plan_index(await self._state(), None, generation, generation.role)
-            if build is None or not build.statements:
+            if not alone or is_complete(await self._state(), generation):
                 return 0.0
             # Counting reads the whole heap, so it waits until it is known to be needed.
             build = plan_index(await self._state(count=True), None, generation, generation.role)
@@ -175,12 +179,21 @@ class PostgresEmbeddingStore:
         }
         with database_errors():
             # One statement is a transaction of its own; two more round trips for BEGIN and COMMIT buy nothing.
-            cursor = await self._writer.execute(query("embeddings", "write", **columns_of(generation)), parameters)
-            written = cursor.rowcount
+            statement = query("embeddings", "write", **columns_of(generation))
+            written = await self._stubbornly(statement, parameters)
             if any(tool.failed_before for tool in tools):
                 statement = query("embeddings", "forget_failures", **columns_of(generation))
                 await self._writer.execute(statement, parameters)
         return written
+
+    async def _stubbornly(self, statement: sql.Composed, parameters: dict[str, Any]) -> int:
+        """Execute again when PostgreSQL ended the statement to resolve a deadlock with the server's own updates."""
+        for _ in range(DEADLOCK_RETRIES):
+            try:
+                return (await self._writer.execute(statement, parameters)).rowcount
+            except (errors.DeadlockDetected, errors.SerializationFailure):
+                continue
+        return (await self._writer.execute(statement, parameters)).rowcount
 
     async def record_failure(self, generation: Generation, tool: PendingTool, error: str) -> None:
         """Quarantine one tool with the service's words."""

@@ -81,17 +81,18 @@ USING unnest(%(ids)s::bigint[], %(fingerprints)s::bytea[]) AS v(id, fingerprint)
 WHERE f.generation_id = %(generation_id)s AND f.tool_id = v.id AND t.id = v.id AND t.{fingerprint} = v.fingerprint;
 
 -- name: learned --
--- What earlier runs learned of a service.
-SELECT max_batch, tools_per_second FROM embedding_services
-WHERE endpoint_url = %(endpoint_url)s AND model = %(service_model)s AND learned_at > now() - interval '7 days';
+-- What earlier runs learned of a service; a limit counts for a week, for services change.
+SELECT CASE WHEN learned_at > now() - interval '7 days' THEN max_batch END AS max_batch, tools_per_second
+FROM embedding_services WHERE endpoint_url = %(endpoint_url)s AND model = %(service_model)s;
 
 -- name: learn --
--- Remember what a run learned of its service; a run too short to measure keeps the speed of an earlier one.
+-- Remember what a run learned of its service; what it did not learn stays as an earlier run learned it.
 INSERT INTO embedding_services AS s (endpoint_url, model, max_batch, tools_per_second)
 VALUES (%(endpoint_url)s, %(service_model)s, %(max_batch)s, %(tools_per_second)s)
 ON CONFLICT (endpoint_url, model) DO UPDATE
-SET max_batch = excluded.max_batch, tools_per_second = coalesce(excluded.tools_per_second, s.tools_per_second),
-    learned_at = now();
+SET max_batch = coalesce(excluded.max_batch, s.max_batch),
+    tools_per_second = coalesce(excluded.tools_per_second, s.tools_per_second),
+    learned_at = CASE WHEN excluded.max_batch IS NULL THEN s.learned_at ELSE now() END;
 
 -- name: record_failure --
 -- Quarantine: the service refused this very text. The tool may have been deleted meanwhile.

@@ -79,7 +79,8 @@ class IndexBuild:
             await connection.execute(statement.sql)
         finally:
             watcher.cancel()
-            with suppress(asyncio.CancelledError):
+            # Watching is a courtesy: that it failed (a server at its connection limit) must not fail the build.
+            with suppress(asyncio.CancelledError, psycopg.Error):
                 await watcher
             progress.finish()
 
@@ -128,6 +129,15 @@ def plan_index(
     wanted = target.index_method if target else None
     method = wanted or (generation.index_method if generation else None) or _method_of(state, role)
     return IndexBuild(index_statements(state, role, dimension, method), state.vectors.get(role.column, 0), dimension)
+
+
+def is_complete(state: RegistryState, generation: Generation) -> bool:
+    """Whether the column of a generation has the index that it asks for, and no other. Needs no counts."""
+    found = state.indexes_on(generation.role)
+    if generation.index_method == "none":
+        return not found
+    fit = [index for index in found if unfit_reason(index, generation.dimension, generation.index_method) is None]
+    return len(found) == len(fit) == 1
 
 
 def index_statements(state: RegistryState, role: Role, dimension: int, method: IndexMethod) -> tuple[Statement, ...]:

@@ -8,6 +8,14 @@ SELECT pg_size_bytes(current_setting('maintenance_work_mem')) AS memory,
 -- More memory for this session's index builds.
 SELECT set_config('maintenance_work_mem', %(memory)s, false);
 
+-- name: short_wait --
+-- Do not wait longer than this for whoever may be using an index that is to go.
+SELECT set_config('lock_timeout', '5s', false);
+
+-- name: usual_wait --
+-- Wait for locks as this session did before.
+RESET lock_timeout;
+
 -- name: no_workers --
 -- Build alone: parallel workers need shared memory for the whole graph.
 SELECT set_config('max_parallel_maintenance_workers', '0', false);

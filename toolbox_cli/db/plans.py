@@ -156,7 +156,7 @@ def retire_current(state: RegistryState, target: Target) -> Plan:
 
     The column becomes ``embedding_previous`` with all its vectors, a new empty one takes its name. No row is read
     or written. The retired column's index goes, because every later update of a row would have to maintain it; the
-    index of the new column is built afterwards, CONCURRENTLY (see ``indexes.build``), for a build inside this
+    index of the new column is built afterwards, CONCURRENTLY (see ``db.index_builds``), for a build inside this
     transaction would hold the lock for as long as it takes to scan the table.
     """
     current = state.generations.get(Role.CURRENT)

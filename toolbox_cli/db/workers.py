@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from toolbox_cli.db.faults import database_errors
@@ -34,11 +34,16 @@ async def as_last_worker(connection: psycopg.AsyncConnection) -> AsyncIterator[b
 
     Each worker gives its own lock back before it asks, so of several that end at once one is told True.
     """
-    try:
-        async with registry_lock(connection, wait_seconds=0, key=WORKER_LOCK):
-            yield True
-    except LockBusyError:
-        yield False
+    async with AsyncExitStack() as stack:
+        try:
+            # The schema must stay as it is while an index is planned and built.
+            await stack.enter_async_context(registry_lock(connection, wait_seconds=0, shared=True))
+            await stack.enter_async_context(registry_lock(connection, wait_seconds=0, key=WORKER_LOCK))
+        except LockBusyError:
+            alone = False
+        else:
+            alone = True
+        yield alone
 
 
 async def check_session(first: psycopg.AsyncConnection, second: psycopg.AsyncConnection) -> None:

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 # vectors has 270 kB. (httpcore 1.0.9 has no setting for it; where the name is gone, nothing is changed.)
 AsyncHTTP11Connection.READ_NUM_BYTES = 1 << 20
 
-_CONNECTIONS = 64
+#: The most that ``reindex --concurrency`` takes.
+_CONNECTIONS = 256
 # Below the 5 seconds after which uvicorn and Node close an idle connection: a request must not meet the
 # closing.
 _KEEP_ALIVE_SECONDS = 4.0
