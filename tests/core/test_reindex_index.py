@@ -109,3 +109,34 @@ def test_an_interrupted_build_ends_at_once_and_is_made_up_for(
         assert value(registry, INDEX) is None
     assert reindexed(toolbox("reindex", "--json"))["index_seconds"] > 0
     assert value(registry, INDEX) is not None
+
+
+def test_an_ivfflat_index_is_built_after_the_first_load_and_after_every_large_one(
+    toolbox: Toolbox, large: str, service: Service
+) -> None:
+    toolbox("migrate", "--index", "ivfflat").ok()
+    assert value(large, INDEX) is None
+    for _ in range(2):
+        assert reindexed(toolbox("reindex", "--all", "--json"))["index_seconds"] > 0
+        assert value(large, INDEX) is not None
+        assert "ivfflat" in value(large, "SELECT pg_get_indexdef('ix_tools_embedding'::regclass)")
+
+
+def test_a_selection_that_is_large_in_itself_but_not_in_the_registry_keeps_the_index(
+    toolbox: Toolbox, large: str, service: Service
+) -> None:
+    add_tools(large, 1000, prefix="more")
+    reindexed(toolbox("reindex", "--json"))
+    before = value(large, INDEX)
+    add_tools(large, 60, category="other", prefix="other")
+    assert reindexed(toolbox("reindex", "--category", "other", "--json"))["embedded"] == 60
+    assert value(large, INDEX) == before
+
+
+def test_an_index_in_use_does_not_hold_up_the_load(toolbox: Toolbox, large: str, service: Service) -> None:
+    with psycopg.connect(large) as reader:
+        reader.execute("SELECT count(*) FROM tools")  # its transaction stays open
+        process = start("reindex", "--json", env={"TOOLBOX_WAIT_TIMEOUT": "1"})
+        assert service.arrived.wait(20)
+    assert reindexed(finish(process))["embedded"] == 200
+    assert value(large, INDEX) is not None

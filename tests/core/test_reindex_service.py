@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.cli import Service, Toolbox
+from support.cli import Service, Toolbox, finish, start
 from support.registries import execute, value
 from support.reindexing import FRESH, add_tools, counts, reindexed, stored_right
 from support.service import Fault
@@ -129,3 +129,58 @@ def test_odd_characters_are_made_sendable(toolbox: Toolbox, registry: str, servi
     sent = next(text for text in service.stats.texts if text.startswith("tool 2"))
     assert "\x00" not in sent
     assert sent.isprintable() or "\n" in sent
+
+
+def test_the_operators_batch_size_is_not_taken_for_the_services_limit(
+    toolbox: Toolbox, registry: str, service: Service
+) -> None:
+    add_tools(registry, 130)
+    reindexed(toolbox("reindex", "--batch-size", "1", "--limit", "2", "--json"))
+    sent = service.stats.requests
+    assert reindexed(toolbox("reindex", "--json"))["embedded"] == 128
+    assert service.stats.requests - sent == 2
+
+
+def test_a_limit_is_not_exceeded_because_a_tool_was_edited_meanwhile(
+    toolbox: Toolbox, registry: str, service: Service
+) -> None:
+    add_tools(registry, 40)
+
+    def edit(texts: list[str]) -> None:
+        service.on_texts = None
+        execute(registry, "UPDATE tools SET description = 'edited' WHERE id = (SELECT min(id) FROM tools)")
+
+    service.on_texts = edit
+    outcome = toolbox("reindex", "--limit", "10", "--json")
+    summary = reindexed(outcome)
+    assert (summary["selected"], summary["embedded"]) == (10, 9)
+    assert service.stats.inputs == 10
+    assert "1 tool was edited" in outcome.err
+
+
+def test_a_service_that_turns_to_refusing_everything_ends_the_run(
+    toolbox: Toolbox, registry: str, service: Service
+) -> None:
+    add_tools(registry, 400)
+
+    def turn(texts: list[str]) -> None:
+        if service.stats.embedded >= 100:
+            service.behaviour.refuse = {" ": 400}
+
+    service.on_texts = turn
+    outcome = toolbox("reindex", "--batch-size", "10", "--concurrency", "2")
+    assert outcome.code == 6, outcome
+    assert "refuses every text" in outcome.err
+    assert int(value(registry, FRESH)) >= 100
+
+
+def test_everything_by_two_workers_is_paid_for_once(registry: str, service: Service) -> None:
+    add_tools(registry, 5000)
+    service.behaviour.latency = 0.02
+    reindexed(finish(start("reindex", "--json")))
+    sent = service.stats.inputs
+    both = [start("reindex", "--all", "--json", "--concurrency", "2") for _ in range(2)]
+    summaries = [reindexed(finish(process, 60)) for process in both]
+    assert sum(summary["embedded"] for summary in summaries) >= 5000
+    # Nearly: a worker that starts when the other has ended a range cannot know that it was ended just now.
+    assert service.stats.inputs - sent <= 5000 + 2048

@@ -100,6 +100,7 @@ def rollback(
 
 def prune(
     dry_run: options.DryRunOption = False,
+    backup: options.BackupOption = None,
     yes: options.YesOption = False,
     force: options.ForceOption = False,
     json: options.JsonOption = False,
@@ -116,6 +117,7 @@ def prune(
             consent=consent.given(yes=yes, force=force, as_json=json),
             dry_run=dry_run,
             progress=render.progress(),
+            backup=await services.backup(backup),
         )
 
     nothing = "Nothing to drop: no vectors are kept for a roll back."
@@ -129,6 +131,6 @@ def status(json: options.JsonOption = False) -> None:
     from toolbox_cli.core.status import status as read_status
 
     async def action(services: Services) -> Status:
-        return await read_status(await services.inspector())
+        return await read_status(await services.inspector(), services.settings)
 
     render.status(run("status", action), as_json=json)

@@ -54,6 +54,23 @@ def service_of(generation: Generation, settings: Settings) -> Service:
     )
 
 
+def contradictions(generation: Generation, settings: Settings) -> tuple[list[str], str]:
+    """What the settings say against the registry, and how to set them right.
+
+    The ToolBox server reads the same variables: where they differ from the registry, its inserts fail.
+    """
+    wrong: list[str] = []
+    right: list[str] = []
+    if settings.embedding_dimension not in (None, generation.dimension):
+        wrong.append(f"EMBEDDING_DIMENSION is {settings.embedding_dimension}, the registry has {generation.dimension}")
+        right.append(f"EMBEDDING_DIMENSION={generation.dimension}")
+    configured = settings.embedding_model
+    if configured and generation.model and canonical_name(configured) != generation.canonical_model:
+        wrong.append(f"EMBEDDING_MODEL is {configured}, the registry was made with {generation.model}")
+        right.append(f"EMBEDDING_MODEL={generation.model}")
+    return wrong, f"set {' and '.join(right)} (in the environment or .env, also the server's)"
+
+
 def configured_service(settings: Settings) -> Service:
     """The service that the settings name, the built-in model where its endpoint is ``builtin``."""
     endpoint = settings.embedding_endpoint_url or DEFAULT_ENDPOINT_URL

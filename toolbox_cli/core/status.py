@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolbox_cli.core.service import contradictions
 from toolbox_cli.domain.models import Census, Frozen, Generation, Role
 
 if TYPE_CHECKING:
+    from toolbox_cli.domain.settings import Settings
     from toolbox_cli.domain.verification import Inspector, SchemaFacts
 
 
@@ -56,11 +58,13 @@ class Status(Frozen):
     unadopted: str | None
     #: Reindex processes at work now, by the name that they gave themselves.
     workers: list[str]
+    #: What the settings say against the registry; the server's inserts fail where they do.
+    contradictions: list[str]
     next_command: str | None
 
 
-async def status(inspector: Inspector) -> Status:
-    """Read the registry's state and take a census of every live generation."""
+async def status(inspector: Inspector, settings: Settings) -> Status:
+    """Read the registry's state, take a census of every live generation, and hold the settings against it."""
     server = await inspector.server()
     facts = await inspector.schema()
     found = {generation.role.value: await _generation(inspector, facts, generation) for generation in facts.generations}
@@ -76,6 +80,7 @@ async def status(inspector: Inspector) -> Status:
         problem=facts.problem,
         unadopted=None if facts.problem or facts.generations else facts.column_type,
         workers=[worker.name for worker in await inspector.workers()],
+        contradictions=contradictions(facts.generation, settings)[0] if facts.generation else [],
         next_command=_next_command(facts, generations),
     )
 

@@ -50,7 +50,8 @@ async def resolve_target(
     if wanted_dimension is None and kept and known_current is not None:
         wanted_dimension = known_current.dimension
     dimension = wanted_dimension or await _own_dimension(model, endpoint, probe)
-    check_pair(model, dimension)
+    from_settings = options.dimension is None and settings.embedding_dimension is not None
+    check_pair(model, dimension, "EMBEDDING_DIMENSION" if from_settings else "")
     known = find_model(model)
     if kept and known_current is not None:
         prefixes = (known_current.document_prefix, known_current.query_prefix)

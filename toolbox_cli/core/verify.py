@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from toolbox_cli.domain.catalog import canonical_name
+from toolbox_cli.core.service import contradictions
 from toolbox_cli.domain.errors import EmbeddingServiceError, WrongDimensionError
 from toolbox_cli.domain.models import Check, CheckStatus, Generation
 from toolbox_cli.domain.searching import SearchFilter
@@ -135,16 +135,9 @@ def _column(verification: Verification, facts: SchemaFacts, generation: Generati
 
 
 def _settings(verification: Verification, settings: Settings, generation: Generation) -> None:
-    """The ToolBox server reads the same variables: where they differ from the registry, its inserts fail."""
-    wrong: list[str] = []
-    if settings.embedding_dimension not in (None, generation.dimension):
-        wrong.append(f"EMBEDDING_DIMENSION is {settings.embedding_dimension}, the registry has {generation.dimension}")
-    configured = settings.embedding_model
-    if configured and generation.model and canonical_name(configured) != generation.canonical_model:
-        wrong.append(f"EMBEDDING_MODEL is {configured}, the registry was made with {generation.model}")
+    wrong, remedy = contradictions(generation, settings)
     detail = "; ".join(wrong) or f"{generation.model or 'unknown model'}, {generation.dimension} dimensions"
-    remedy = f"set EMBEDDING_DIMENSION={generation.dimension} and EMBEDDING_MODEL={generation.model}"
-    verification.require("settings", not wrong, detail, f"{remedy}, or run toolbox migrate to follow the settings")
+    verification.require("settings", not wrong, detail, remedy)
 
 
 def _index(verification: Verification, facts: SchemaFacts, generation: Generation) -> None:

@@ -14,7 +14,7 @@ SELECT set_config('lock_timeout', '5s', false);
 
 -- name: usual_wait --
 -- Wait for locks as this session did before.
-RESET lock_timeout;
+SELECT set_config('lock_timeout', reset_val, false) FROM pg_settings WHERE name = 'lock_timeout';
 
 -- name: no_workers --
 -- Build alone: parallel workers need shared memory for the whole graph.

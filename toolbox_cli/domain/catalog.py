@@ -232,13 +232,14 @@ def canonical_name(name: str) -> str:
     return known.name if known else name.strip()
 
 
-def check_pair(model: str, dimension: int) -> None:
-    """Raise ConfigurationError when the model is known and cannot make this dimension."""
+def check_pair(model: str, dimension: int, source: str = "") -> None:
+    """Raise ConfigurationError when the model is known and cannot make this dimension, which came from ``source``."""
     known = find_model(model)
     if known is None or known.allows(dimension):
         return
+    found = f"{dimension} ({source})" if source else str(dimension)
     raise ConfigurationError(
-        f"model {model!r} makes {known.dimensions_text} dimensions, found {dimension}",
+        f"model {model!r} makes {known.dimensions_text} dimensions, found {found}",
         hint=f"Use {known.dimension} (--dimension or EMBEDDING_DIMENSION), or name the model that makes {dimension}"
         " (--model or EMBEDDING_MODEL). `toolbox models` lists what is known.",
     )

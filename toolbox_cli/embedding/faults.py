@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 MESSAGE_LIMIT = 300
 
 URL_HINT = (
-    "Set EMBEDDING_ENDPOINT_URL (or --endpoint-url) to the address that the service answers: http(s)://HOST[:PORT]"
-    "/v1/embeddings; 'builtin' needs no service."
+    "Set EMBEDDING_ENDPOINT_URL to the address that the service answers: http(s)://HOST[:PORT]/v1/embeddings;"
+    " 'builtin' needs no service."
 )
 
 

@@ -67,11 +67,11 @@ def _reindex_text(outcome: ReindexOutcome) -> None:
     console = paper()
     if summary.selected == 0:
         if outcome.stopped_by is None:
-            console.print("No tool to embed: none was selected.")
+            console.print("No tool to embed: no active tool is there, or none that was asked for (`toolbox list`).")
     elif summary.embedded == 0 and summary.failed == 0 and outcome.stopped_by is None:
         fresh = "the tool has" if summary.unchanged == 1 else f"all {summary.unchanged} tools have"
         console.print(f"Nothing to do: {fresh} a fresh embedding.")
-    else:
+    elif summary.embedded or summary.failed or outcome.stopped_by is None:
         console.print(
             f"{summary.embedded} embedded, {summary.unchanged} already fresh, {summary.failed} failed"
             f" in {summary.seconds:.1f} s ({summary.tools_per_second:.0f} tools/s)"

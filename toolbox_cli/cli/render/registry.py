@@ -44,7 +44,9 @@ def outline(
         labelled(console, Text(label, style="yellow"), plain(phrase), indent=len(label))
     for phrase in found.notes:
         console.print(plain(phrase), markup=False)
-    if done and not found.empty:
+    if done and found.retires:
+        console.print("Next: [bold]toolbox reindex[/bold] embeds the tools again; until then search finds nothing.")
+    elif done and not found.empty:
         console.print("Next: [bold]toolbox status[/bold] shows what is left to do.")
 
 
@@ -90,11 +92,15 @@ def status(found: Status, *, as_json: bool) -> None:
             line("set aside" if generation.rolled_back else role, first)
             for text in further:
                 line("", text)
+    for phrase in found.contradictions:
+        line("settings", plain(phrase), "red")
     for worker in found.workers:
         line("at work", plain(worker))
     current = found.generations.current
     if found.next_command:
         line("next", Text(found.next_command, style="bold"))
+    elif found.contradictions:
+        line("next", Text("toolbox verify", style="bold"))
     elif current is not None and current.census.active == 0:
         line("next", "no active tools yet: `toolbox import FILE` or `toolbox import --sample` brings some in")
     else:

@@ -29,7 +29,11 @@ def search(found: SearchResult, *, as_json: bool) -> None:
     console = paper()
     if not found.results:
         cut = f" at least {found.threshold:g} similar" if found.threshold is not None else ""
-        console.print(f"No tool{cut} was found. `toolbox status` shows how many have an embedding.", markup=False)
+        console.print(
+            f"No tool{cut} was found: no active tool with an embedding is left by the filters."
+            " `toolbox list` shows the tools, `toolbox status` how many have an embedding.",
+            markup=False,
+        )
         return
     heads = (
         Column("", right=True, fixed=True),
