@@ -157,19 +157,7 @@ class Services:
 
     def configured_embedder(self) -> Embedder:
         """The service that the settings name, whatever the registry holds."""
-        from toolbox_cli.embedding import build_embedder
-
-        service = self.configured_service()
-        return build_embedder(
-            model=service.model,
-            dimension=self.settings.embedding_dimension,
-            document_prefix=service.document_prefix,
-            query_prefix=service.query_prefix,
-            endpoint_url=service.endpoint_url,
-            api_key=self.settings.api_key(service.api_key_env),
-            request_timeout=self.settings.request_timeout,
-            retry_timeout=self.settings.retry_timeout,
-        )
+        return self._embedder_of(self.configured_service(), self.settings.embedding_dimension)
 
     async def backup(self, path: Path | None) -> Callable[[], Awaitable[None]] | None:
         """What makes a backup before a change, or None where none was asked for."""
@@ -237,14 +225,18 @@ class Services:
     def embedder(self, generation: Generation, max_batch: int | None = None) -> Embedder:
         """The model of a generation, at the generation's service; the caller closes it."""
         from toolbox_cli.core.service import service_of
-        from toolbox_cli.embedding import build_embedder
 
         service = service_of(generation, self.settings)
         if service.note is not None:
             report.note(service.note)
+        return self._embedder_of(service, generation.dimension, max_batch)
+
+    def _embedder_of(self, service: Service, dimension: int | None, max_batch: int | None = None) -> Embedder:
+        from toolbox_cli.embedding import build_embedder
+
         return build_embedder(
             model=service.model,
-            dimension=generation.dimension,
+            dimension=dimension,
             document_prefix=service.document_prefix,
             query_prefix=service.query_prefix,
             endpoint_url=service.endpoint_url,

@@ -303,12 +303,9 @@ class Pipeline:
         throttled_since = time.monotonic()
         while True:
             started = time.monotonic()
-            request = object()
-            self._asked[request] = started
             try:
-                vectors = await ask()
+                vectors = await self._asking(ask)
             except RateLimitedError as exc:
-                del self._asked[request]  # a pause is no silence
                 self._pace.setback()
                 if time.monotonic() - max(throttled_since, self._last_answer or 0.0) > THROTTLED_FOR_GOOD:
                     raise
@@ -317,8 +314,6 @@ class Pipeline:
                 self._pace.pause(pause)
                 await asyncio.sleep(pause)
                 continue
-            finally:
-                self._asked.pop(request, None)
             now = time.monotonic()
             self._last_answer = now
             if self._embedder.setbacks != self._setbacks:
@@ -328,6 +323,15 @@ class Pipeline:
                 self._slowest_answer = max(self._slowest_answer, now - started)
                 self._pace.success()
             return vectors
+
+    async def _asking(self, ask: Callable[[], Awaitable[Vectors]]) -> Vectors:
+        """Ask once; ``_watch`` knows of it meanwhile, and of no pause between two askings."""
+        request = object()
+        self._asked[request] = time.monotonic()
+        try:
+            return await ask()
+        finally:
+            del self._asked[request]
 
     async def _refused(self, claimed: _Range, tool: PendingTool, reason: InputRefusedError) -> None:
         self.tally.failures.append(ToolFailure(id=tool.id, name=tool.name, error=reason.message))
