@@ -13,9 +13,9 @@ from dataclasses import replace
 from psycopg import sql
 from yoyo import step
 
+from toolbox_cli.db.drafts import Plan, Statement
 from toolbox_cli.db.indexes import create_index, expected_index
 from toolbox_cli.db.migration_steps import execute_planned
-from toolbox_cli.db.plans import Plan, Statement
 from toolbox_cli.db.state import REQUIRED_COLUMNS, TABLE_COMMENT, RegistryState
 from toolbox_cli.domain.models import Role, Target, VectorIndex
 
@@ -118,7 +118,8 @@ def downgrade(state: RegistryState) -> Plan:
         statements.insert(0, Statement(sql.SQL("DROP TABLE tool_executions"), "the log of executions goes"))
         gone, lost = gone | {"tool_executions"}, f"{lost} and the log of their executions"
     after = replace(state, tables=state.tables - gone, columns={}, indexes=())
-    return Plan(tuple(statements), after, losses=(lost,), moves=frozenset(state.columns))
+    hindrances = state.attachments.naming(state.columns)
+    return Plan(tuple(statements), after, losses=(lost,), hindrances=hindrances, locks=True)
 
 
 step(execute_planned, execute_planned)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from yoyo import step
 
+from toolbox_cli.db.drafts import Draft, Plan, nothing
 from toolbox_cli.db.migration_steps import execute_planned
-from toolbox_cli.db.plans import Draft, Plan, nothing, retire_current
+from toolbox_cli.db.plans import retire_current
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.domain.models import Role, Target
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 from psycopg import sql
 from yoyo import step
 
+from toolbox_cli.db.drafts import Draft, Plan
 from toolbox_cli.db.migration_steps import execute_planned
-from toolbox_cli.db.plans import Draft, Plan, insert_generation
+from toolbox_cli.db.plans import insert_generation
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.domain.models import EmbeddingSpace, IndexMethod, Role, Target
 
@@ -163,7 +164,7 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
     draft.add(sql.SQL(SERVICES), "what reindex has learned of a service: batch limit, speed")
     draft.add_fingerprint(Role.CURRENT, "which text and space each embedding was made from")
     current, previous = state.dimension_of(Role.CURRENT), state.dimension_of(Role.PREVIOUS)
-    if current == target.space.dimension:
+    if current == target.space.dimension and target.space.model is not None:
         adopted = target.model_copy(update={"index_method": target.index_method or _method_found(state)})
         draft.add(insert_generation(Role.CURRENT, adopted), "record the current generation")
     elif current is not None:
@@ -176,9 +177,9 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
     tables = plan.after.tables | {"embedding_generations", "embedding_failures", "embedding_services"}
     after = replace(plan.after, tables=tables, has_functions=True)
     found = state.vectors.get(Role.CURRENT.column, 0)
-    notes: tuple[str, ...] = ()
-    if found and current == target.space.dimension:
-        notes = (
+    notes = plan.notes
+    if found and current == target.space.dimension and target.space.model is not None:
+        notes += (
             f"{found} vectors were found and nothing says which model made them: they go on answering searches, count"
             " as stale, and are replaced by `toolbox reindex`",
         )

@@ -11,7 +11,7 @@ from support.cli import Service, Toolbox, finish, start
 from support.registries import execute, value
 from support.reindexing import FRESH, add_tools, reindexed
 
-from toolbox_cli.core import reindex
+from toolbox_cli.core import filling
 
 INDEX = (
     "SELECT (SELECT indexrelid::int FROM pg_index WHERE indexrelid = to_regclass('ix_tools_embedding') AND indisvalid)"
@@ -21,7 +21,7 @@ INDEX = (
 @pytest.fixture
 def large(registry: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> str:
     """A registry that counts as large from fifty tools on."""
-    monkeypatch.setattr(reindex, "DEFER_INDEX_FROM", 50)
+    monkeypatch.setattr(filling, "DEFER_INDEX_FROM", 50)
     add_tools(registry, 200)
     return registry
 

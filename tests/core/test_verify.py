@@ -339,7 +339,7 @@ async def test_vectors_of_unknown_origin(registry: Broken) -> None:
 
 async def test_lost_session_is_an_error_and_no_verdict(registry: Broken) -> None:
     async with opened(registry.conninfo) as opened_registry:
-        generation = await opened_registry.current()
+        generation = await opened_registry.generation()
         assert generation is not None
         execute(registry.conninfo, "SELECT pg_terminate_backend(%s)", [opened_registry.connection.info.backend_pid])
         with pytest.raises(ToolboxError):

@@ -337,7 +337,7 @@ async def test_plans_tell_what_they_lead_to(registry_database: str) -> None:
         lambda registry: registry.plan_prune(),
     ):
         async with opened(registry_database) as registry:
-            simulated = (await planner(registry))._steps[-1].plan.after
+            simulated = (await planner(registry))._planned.steps[-1].plan.after
         await carry_out(registry_database, planner)
         async with opened(registry_database) as registry:
             found = await registry.state(count=True)

@@ -55,6 +55,8 @@ def braces(module: str, name: str) -> set[str]:
 def connection(server: EmbeddedServer, registry_template: str) -> Iterator[psycopg.Connection]:
     conninfo = clone(server, registry_template)
     with psycopg.connect(conninfo, autocommit=True) as connection:
+        # Made by a cutover and gone after it.
+        connection.execute("CREATE TABLE embedding_changes (tool_id bigint NOT NULL)")
         yield connection
     drop_database(server, conninfo)
 

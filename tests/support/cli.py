@@ -135,6 +135,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
 
 @pytest.fixture
 def registry(registry_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A migrated, empty registry of DIMENSION that the settings of the test name."""
+    """A migrated, empty registry of DIMENSION that the settings of the test name, with its model."""
     monkeypatch.setenv("DATABASE_URL", registry_database)
+    monkeypatch.setenv("EMBEDDING_MODEL", "test-model")
     return registry_database

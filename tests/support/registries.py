@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import psycopg
 
 from toolbox_cli.core.generation import Consent, change
+from toolbox_cli.db.changes import RegistryChange
 from toolbox_cli.db.connection import connect
-from toolbox_cli.db.registry import Registry, RegistryChange
+from toolbox_cli.db.registry import Registry
 from toolbox_cli.domain.changes import Outline
 from toolbox_cli.domain.models import EmbeddingSpace, IndexMethod, Target
 from toolbox_cli.domain.ports import SilentProgress
@@ -60,8 +62,7 @@ async def migrate_up_to(conninfo: str, last: int, wanted: Target) -> None:
     """Apply the first ``last`` migrations that are pending, as ``migrate`` does until it is killed."""
     async with opened(conninfo) as registry:
         change = await registry.plan_migrate(wanted)
-        change._steps = change._steps[:last]
-        change._index = None
+        change._planned = replace(change._planned, steps=change._planned.steps[:last], index=None)
         await change.execute(SilentProgress())
 
 

@@ -21,6 +21,8 @@ def given(*, yes: bool, force: bool, as_json: bool) -> Consent:
 
 
 def _ask(outline: Outline) -> bool:
+    for phrase in outline.questions:
+        typer.echo(phrase, err=True)
     for phrase in outline.retires:
         typer.echo(f"set aside: {phrase}", err=True)
     for phrase in outline.losses:

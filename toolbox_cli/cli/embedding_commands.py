@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -10,9 +12,18 @@ from toolbox_cli.cli import options
 from toolbox_cli.cli.runtime import Services, run
 
 if TYPE_CHECKING:
-    from toolbox_cli.core.reindex import ReindexOptions, ReindexOutcome, ReindexPlan
+    from toolbox_cli.core.filling import ReindexOptions
+    from toolbox_cli.core.reindex import ReindexOutcome, ReindexPlan
     from toolbox_cli.core.try_out import Trial
     from toolbox_cli.core.verify import Verification
+
+
+class GenerationChoice(StrEnum):
+    """The live generations by their roles. An enum of its own: Typer takes no list of literals."""
+
+    CURRENT = "current"
+    BUILDING = "building"
+    PREVIOUS = "previous"
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +50,13 @@ def reindex(
         Literal["truncate", "refuse"],
         typer.Option("--long-texts", help="Cut texts that are longer than the model reads, or list them as failed."),
     ] = "truncate",
+    generation: Annotated[
+        list[GenerationChoice] | None,
+        typer.Option(
+            "--generation",
+            help="Only this generation; may be repeated. Unless given: the current one, and one that is being built.",
+        ),
+    ] = None,
     keep_index: Annotated[
         bool, typer.Option("--keep-index", help="Keep the vector index meanwhile: slower, but searches stay fast.")
     ] = False,
@@ -48,10 +66,11 @@ def reindex(
     """Embed every active tool whose embedding is missing or out of date.
 
     Safe to interrupt and to run again, also on several hosts at once: what is done is not done twice. Tools that the
-    service refuses are listed with its reason, and end the command with exit code 1.
+    service refuses are listed with its reason, and end the command with exit code 1. With --generation previous, what a
+    rollback would bring back is kept fresh too.
     """
     from toolbox_cli.cli import render
-    from toolbox_cli.core.reindex import ReindexOptions
+    from toolbox_cli.core.filling import ReindexOptions
 
     wanted = ReindexOptions(
         concurrency=concurrency,
@@ -65,29 +84,31 @@ def reindex(
         long_texts=long_texts,
         keep_index=keep_index,
     )
+    roles = tuple(generation or ())
     if dry_run:
-        render.reindex_plan(run("reindex", lambda services: _plan(services, wanted)), as_json=json)
+        render.reindex_plan(run("reindex", lambda services: _plan(services, wanted, roles)), as_json=json)
     else:
-        raise typer.Exit(render.reindex(run("reindex", lambda services: _reindex(services, wanted)), as_json=json))
+        outcome = run("reindex", lambda services: _reindex(services, wanted, roles))
+        raise typer.Exit(render.reindex(outcome, as_json=json))
 
 
-async def _plan(services: Services, wanted: ReindexOptions) -> ReindexPlan:
+async def _plan(services: Services, wanted: ReindexOptions, roles: Sequence[str]) -> ReindexPlan:
     from toolbox_cli.core.reindex import plan_reindex
+    from toolbox_cli.domain.models import Role
 
-    generation = services.at_its_service(await services.generation())
-    return await plan_reindex(await services.embedding_store(), generation, wanted)
+    store = await services.embedding_store()
+    return await plan_reindex(store, services.settings, wanted, [Role(role) for role in roles])
 
 
-async def _reindex(services: Services, wanted: ReindexOptions) -> ReindexOutcome:
+async def _reindex(services: Services, wanted: ReindexOptions, roles: Sequence[str]) -> ReindexOutcome:
     from toolbox_cli.cli import render
-    from toolbox_cli.core.reindex import reindex_tools
+    from toolbox_cli.core.reindex import reindex as reindex_tools
+    from toolbox_cli.domain.models import Role
 
     stop = services.stop_event()
-    generation = services.at_its_service(await services.generation())
     store = await services.embedding_store()
-    learned = await store.learned(generation)
-    embedder = services.embedder(generation, wanted.batch_size or (learned.max_batch if learned else None))
-    return await reindex_tools(store, embedder, generation, wanted, render.progress(), stop)
+    chosen = [Role(role) for role in roles]
+    return await reindex_tools(store, services.embedder, services.settings, wanted, chosen, render.progress(), stop)
 
 
 def verify(

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+#: What a service is asked to embed to see what it makes, and for how long (s) a busy one is asked again.
+PROBE_TEXT = "a tool that adds two numbers"
+PROBE_PATIENCE = 5.0
+
 
 class Services:
     """Everything a command may ask for, built when it is asked for and closed at the end."""
@@ -130,6 +134,8 @@ class Services:
     async def embedding_store(self) -> PostgresEmbeddingStore:
         from toolbox_cli.db.embeddings import PostgresEmbeddingStore
 
+        # A database that holds no registry is to be told so, not that a type is missing.
+        await self.generation()
         reader, writer = await self.connection(), await self.connect()
         return await PostgresEmbeddingStore.create(await self.conninfo(), reader, writer, self.settings.wait_timeout)
 
@@ -146,9 +152,30 @@ class Services:
 
     async def target(self, options: TargetOptions) -> Target:
         """What a migration is to lead to."""
+        from toolbox_cli.core.service import Service
         from toolbox_cli.core.target import resolve_target
+        from toolbox_cli.domain.models import DEFAULT_KEY_VARIABLE
 
-        return await resolve_target(options, self.settings, await (await self.registry()).current(), self._probe)
+        async def probe(model: str, endpoint_url: str) -> int:
+            key = options.api_key_env or DEFAULT_KEY_VARIABLE
+            service = Service(model=model, endpoint_url=endpoint_url, api_key_env=key)
+            embedder = self._embedder_of(service, None, patience=0)
+            try:
+                return int((await embedder.embed_query(PROBE_TEXT)).shape[0])
+            finally:
+                await embedder.aclose()
+
+        return await resolve_target(options, self.settings, await (await self.registry()).generation(), probe)
+
+    async def try_out(self, target: Target) -> None:
+        """Raise EmbeddingServiceError unless the target's service makes what the target says."""
+        from toolbox_cli.core.service import service_for
+
+        embedder = self._embedder_of(service_for(target), target.space.dimension, patience=PROBE_PATIENCE)
+        try:
+            await embedder.embed_documents([PROBE_TEXT])
+        finally:
+            await embedder.aclose()
 
     def configured_service(self) -> Service:
         from toolbox_cli.core.service import configured_service
@@ -171,24 +198,6 @@ class Services:
             await asyncio.to_thread(dump, conninfo, path)
 
         return make
-
-    async def _probe(self, model: str, endpoint_url: str) -> int:
-        from toolbox_cli.embedding import build_embedder
-
-        embedder = build_embedder(
-            model=model,
-            dimension=None,
-            document_prefix="",
-            query_prefix="",
-            endpoint_url=endpoint_url,
-            api_key=self.settings.api_key("EMBEDDING_API_KEY"),
-            request_timeout=min(5.0, self.settings.request_timeout),
-            retry_timeout=0,
-        )
-        try:
-            return int((await embedder.embed_query("a tool that adds two numbers")).shape[0])
-        finally:
-            await embedder.aclose()
 
     def stop_event(self) -> asyncio.Event:
         """Set by the first SIGINT or SIGTERM, so that what is under way can be ended well.
@@ -214,14 +223,6 @@ class Services:
                 asyncio.get_running_loop().add_signal_handler(number, interrupted)
         return stop
 
-    def at_its_service(self, generation: Generation) -> Generation:
-        """The generation with the address that is in use now: settings may have moved its model's service."""
-        from toolbox_cli.core.service import service_of
-
-        if generation.model is None:
-            return generation
-        return generation.model_copy(update={"endpoint_url": service_of(generation, self.settings).endpoint_url})
-
     def embedder(self, generation: Generation, max_batch: int | None = None) -> Embedder:
         """The model of a generation, at the generation's service; the caller closes it."""
         from toolbox_cli.core.service import service_of
@@ -231,18 +232,27 @@ class Services:
             report.note(service.note)
         return self._embedder_of(service, generation.dimension, max_batch)
 
-    def _embedder_of(self, service: Service, dimension: int | None, max_batch: int | None = None) -> Embedder:
+    def _embedder_of(
+        self,
+        service: Service,
+        dimension: int | None,
+        max_batch: int | None = None,
+        *,
+        patience: float | None = None,
+    ) -> Embedder:
+        """``patience`` (s) bounds the retries of a mere probe; the settings do otherwise."""
         from toolbox_cli.embedding import build_embedder
 
+        settings = self.settings
         return build_embedder(
             model=service.model,
             dimension=dimension,
             document_prefix=service.document_prefix,
             query_prefix=service.query_prefix,
             endpoint_url=service.endpoint_url,
-            api_key=self.settings.api_key(service.api_key_env),
-            request_timeout=self.settings.request_timeout,
-            retry_timeout=self.settings.retry_timeout,
+            api_key=settings.api_key(service.api_key_env),
+            request_timeout=settings.request_timeout if patience != 0 else min(5.0, settings.request_timeout),
+            retry_timeout=settings.retry_timeout if patience is None else min(patience, settings.retry_timeout),
             max_batch=max_batch,
         )
 

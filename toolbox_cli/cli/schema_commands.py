@@ -32,6 +32,13 @@ def migrate(
     endpoint_url: Annotated[
         str | None, typer.Option("--endpoint-url", help="URL of the embedding service, or 'builtin'.")
     ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option("--api-key-env", metavar="NAME", help="Name of the variable that holds the service's key."),
+    ] = None,
+    online: Annotated[
+        bool, typer.Option("--online", help="Build the new embeddings beside the present ones; search stays up.")
+    ] = False,
     index: Annotated[IndexChoice | None, typer.Option("--index", help="Vector index; hnsw unless given.")] = None,
     dry_run: options.DryRunOption = False,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL that would be executed; write nothing.")] = False,
@@ -43,19 +50,24 @@ def migrate(
     """Create, adopt or change the registry: its schema, and the dimension or model of its embeddings.
 
     Run on an empty database, on one that the ToolBox server's Alembic made, or again at any time. A change of
-    dimension or model keeps the former vectors for `toolbox rollback`.
+    dimension or model keeps the former vectors for `toolbox rollback`. With --online, search goes on with the present
+    embeddings until `toolbox cutover`.
     """
     from toolbox_cli.cli import consent, render
     from toolbox_cli.core.generation import change
     from toolbox_cli.core.target import TargetOptions
 
-    wanted = TargetOptions(dimension=dimension, model=model, endpoint_url=endpoint_url, index_method=index)
+    wanted = TargetOptions(
+        dimension=dimension, model=model, endpoint_url=endpoint_url, index_method=index, api_key_env=api_key_env
+    )
 
     async def action(services: Services) -> Outline:
         registry, target = await services.registry(), await services.target(wanted)
+        if online and not sql:
+            await services.try_out(target)
         return await change(
             registry,
-            lambda: registry.plan_migrate(target),
+            lambda: registry.plan_migrate(target, online=online),
             consent=consent.given(yes=yes, force=force, as_json=json),
             dry_run=dry_run or sql,
             progress=render.progress(),

@@ -39,8 +39,7 @@ async def change(
     agreed = (await plan()).outline
     if dry_run or agreed.empty:
         return agreed
-    _check_dependents(agreed, consent)
-    _check_consent(agreed, consent)
+    check_consent(agreed, consent)
     if backup is not None:
         await backup()
     async with store.exclusive_lock():
@@ -55,17 +54,15 @@ async def change(
         return planned.outline
 
 
-def _check_dependents(outline: Outline, consent: Consent) -> None:
+def check_consent(outline: Outline, consent: Consent) -> None:
+    """Raise unless the operator agrees: StateError for what would be left behind, NegativeAnswerError for losses."""
     if outline.dependents and not consent.force:
         raise StateError(
-            f"these read a column that is about to be renamed and would stay on the old one: "
+            f"these name a column that is about to be renamed or dropped, and cannot be carried over: "
             f"{', '.join(outline.dependents)}",
-            hint="Drop them and create them again afterwards, or go on with --force.",
+            hint="Drop them and create them again afterwards, or go on with --force: they stay on the old column.",
         )
-
-
-def _check_consent(outline: Outline, consent: Consent) -> None:
-    if consent.yes or not (outline.losses or outline.retires):
+    if consent.yes or not (outline.losses or outline.retires or outline.questions):
         return
     if consent.ask is not None:
         if not consent.ask(outline):
@@ -75,4 +72,8 @@ def _check_consent(outline: Outline, consent: Consent) -> None:
         raise NegativeAnswerError(
             f"this would lose for good: {'; '.join(outline.losses)}",
             hint="Nothing was changed. --yes agrees to it, --backup FILE keeps a copy, --dry-run shows the plan.",
+        )
+    if outline.questions:
+        raise NegativeAnswerError(
+            "; ".join(outline.questions), hint="Nothing was changed. --yes agrees to it, --dry-run shows the plan."
         )

@@ -192,7 +192,7 @@ class Pipeline:
                 if self._exhausted():
                     break
                 async with self._writing:
-                    claimed = await self._store.claim(number)
+                    claimed = await self._store.claim(self._generation, number)
                 if claimed:
                     await self._read_range(_Range(number), selection)
                 else:
@@ -385,4 +385,4 @@ class Pipeline:
             claimed.open_tools -= len(tools)
             if claimed.open_tools == 0 and not claimed.released:
                 claimed.released = True
-                await self._store.release(claimed.number)
+                await self._store.release(self._generation, claimed.number)

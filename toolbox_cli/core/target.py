@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class TargetOptions:
     model: str | None = None
     endpoint_url: str | None = None
     index_method: IndexMethod | None = None
+    #: The name of the variable that holds the key of the service; never the key.
+    api_key_env: str | None = None
 
 
 async def resolve_target(
@@ -41,7 +44,7 @@ async def resolve_target(
     the same, else the known model's own, else what the service answers, else 1536. Where neither options nor settings
     name a model, a registry keeps the one it has. Raises ConfigurationError for a pair that cannot be.
     """
-    _check_options(options)
+    _check_options(options, settings)
     known_current = current if current is not None and current.model is not None else None
     endpoint = _endpoint(options, settings, known_current)
     wanted_dimension = options.dimension or settings.embedding_dimension
@@ -60,11 +63,24 @@ async def resolve_target(
     return Target(
         space=EmbeddingSpace(model=model, dimension=dimension, document_prefix=prefixes[0], query_prefix=prefixes[1]),
         endpoint_url=endpoint,
+        api_key_env=options.api_key_env,
         index_method=options.index_method,
     )
 
 
-def _check_options(options: TargetOptions) -> None:
+def _check_options(options: TargetOptions, settings: Settings) -> None:
+    if options.api_key_env is not None:
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", options.api_key_env):
+            # What was given may be the key itself.
+            raise InvalidUsageError(
+                "--api-key-env is no name of a variable (capital letters, digits, _)",
+                hint="Put the key into a variable, e.g. NEW_SERVICE_KEY, and give its name: the key is never stored.",
+            )
+        if settings.api_key(options.api_key_env) is None:
+            raise ConfigurationError(
+                f"the variable {options.api_key_env} that --api-key-env names is not set",
+                hint="Set it in the environment or in .env to the service's key.",
+            )
     if options.dimension is not None and not 1 <= options.dimension <= MAX_DIMENSION:
         raise InvalidUsageError(
             f"--dimension is {options.dimension}, expected 1 to {MAX_DIMENSION}: pgvector stores no more",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,7 +18,7 @@ from toolbox_cli.db.state import RegistryState, read_state
 from toolbox_cli.db.vectors import FingerprintArray, IdArray, VectorArray, register_arrays
 from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
 from toolbox_cli.domain.errors import DatabaseError, LockBusyError, NegativeAnswerError
-from toolbox_cli.domain.models import Census, Generation, PendingTool
+from toolbox_cli.domain.models import Census, Generation, PendingTool, Role
 from toolbox_cli.domain.reindexing import RANGE_SIZE, Learned, Page, RangeScope, Scope, Selection
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Progress, Vectors
 
 DEADLOCK_RETRIES = 3
-#: Second lock space, one key per range of ids ("tooR").
-RANGE_SPACE = LOCK_SPACE - 0x6C + 0x52
+#: Further lock spaces, one per live role, with one key per range of ids ("tooR", "tooS", "tooT").
+RANGE_SPACES = {role: LOCK_SPACE - 0x6C + 0x52 + place for place, role in enumerate(Role)}
 
 
 class PostgresEmbeddingStore:
@@ -63,6 +63,12 @@ class PostgresEmbeddingStore:
         """Be counted as a live worker, and keep schema and generations as they are while vectors are written."""
         return as_worker(self._writer, self._wait_timeout)
 
+    async def generations(self) -> Mapping[Role, Generation]:
+        """The live generations; StateError for a database that has no registry with a record of them."""
+        state = await self._state()
+        state.require_generation(Role.CURRENT)
+        return state.generations
+
     async def beside_an_index(self, generation: Generation) -> bool:
         """Whether another vector column of the table has an index, which every update that is not HOT would enter."""
         return any(index.column != generation.role.column for index in (await self._state()).indexes)
@@ -93,7 +99,12 @@ class PostgresEmbeddingStore:
         Returns the seconds that it took.
         """
         async with as_last_worker(self._writer) as alone:
-            if not alone or is_complete(await self._state(), generation):
+            if not alone:
+                return 0.0
+            state = await self._state()
+            present = state.generations.get(generation.role)
+            # Between our two locks somebody may have swapped the columns.
+            if present is None or present.id != generation.id or is_complete(state, generation):
                 return 0.0
             # Counting reads the whole heap, so it waits until it is known to be needed.
             build = plan_index(await self._state(count=True), None, generation, generation.role)
@@ -153,18 +164,17 @@ class PostgresEmbeddingStore:
                 await cursor.execute(query("embeddings", "pending", **columns_of(generation)), parameters)
                 return await cursor.fetchall()
 
-    async def claim(self, number: int) -> bool:
+    async def claim(self, generation: Generation, number: int) -> bool:
         """Take a range of ids for this worker; False when another live worker has it."""
+        parameters = {"space": RANGE_SPACES[generation.role], "range": number}
         with database_errors():
-            cursor = await self._writer.execute(
-                query("embeddings", "try_range"), {"space": RANGE_SPACE, "range": number}
-            )
-            row = await cursor.fetchone()
+            row = await (await self._writer.execute(query("embeddings", "try_range"), parameters)).fetchone()
         return bool(row and row[0])
 
-    async def release(self, number: int) -> None:
+    async def release(self, generation: Generation, number: int) -> None:
+        parameters = {"space": RANGE_SPACES[generation.role], "range": number}
         with database_errors():
-            await self._writer.execute(query("embeddings", "release_range"), {"space": RANGE_SPACE, "range": number})
+            await self._writer.execute(query("embeddings", "release_range"), parameters)
 
     async def write(self, generation: Generation, tools: Sequence[PendingTool], chunks: Sequence[Vectors]) -> int:
         """Store vectors, chunks of float32 (n, dimension) in the order of the tools; returns how many were stored.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import errors as pg
 
+from toolbox_cli.db.drafts import Statement
 from toolbox_cli.db.faults import database_errors
 from toolbox_cli.db.indexes import create_index, drop_index, shape_for, unfit_reason
-from toolbox_cli.db.plans import Statement
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.domain.models import Generation, IndexMethod, Role, Target
 

@@ -25,12 +25,25 @@ WHERE l.locktype = 'advisory' AND l.granted
 ORDER BY a.backend_start
 LIMIT 1;
 
+-- name: blockers --
+-- Whom a waiting session waits for, and whether that is an autovacuum that may be interrupted.
+SELECT a.pid, coalesce(nullif(a.application_name, ''), a.backend_type), coalesce(a.state, 'active'),
+       coalesce(extract(epoch FROM now() - a.xact_start), 0)::float8 AS age,
+       a.backend_type = 'autovacuum worker' AND a.query NOT LIKE '%%to prevent wraparound%%'
+FROM unnest(pg_blocking_pids(%(pid)s)) AS blocker JOIN pg_stat_activity a ON a.pid = blocker
+ORDER BY a.xact_start LIMIT 3;
+
+-- name: cancel --
+-- Interrupt the statement of another session.
+SELECT pg_cancel_backend(%(pid)s);
+
 -- name: table_holders --
 -- Sessions that hold a lock on the table tools, the oldest transaction first.
-SELECT l.pid, a.application_name, a.state, extract(epoch FROM now() - a.xact_start)::float8 AS age
+SELECT l.pid, coalesce(nullif(a.application_name, ''), a.backend_type), coalesce(a.state, 'active'),
+       extract(epoch FROM now() - a.xact_start)::float8 AS age
 FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.relation = to_regclass('tools') AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL
-GROUP BY l.pid, a.application_name, a.state, a.xact_start
+GROUP BY l.pid, a.application_name, a.backend_type, a.state, a.xact_start
 ORDER BY a.xact_start LIMIT 3;
 
 -- name: holders --

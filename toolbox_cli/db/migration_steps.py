@@ -10,7 +10,7 @@ from toolbox_cli.domain.errors import StateError
 if TYPE_CHECKING:
     import psycopg
 
-    from toolbox_cli.db.plans import Plan
+    from toolbox_cli.db.drafts import Plan
 
 PLANNED: ContextVar[Plan | None] = ContextVar("toolbox_planned_migration", default=None)
 
@@ -27,5 +27,5 @@ def execute_planned(connection: psycopg.Connection[tuple[object, ...]]) -> None:
             "these migrations need a plan and cannot be applied by `yoyo` itself",
             hint="Run `toolbox migrate` (or `toolbox rollback --to …`).",
         )
-    for statement in plan.statements:
-        connection.execute(statement.sql)
+    if plan.statements:
+        connection.execute(plan.script())

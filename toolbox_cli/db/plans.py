@@ -6,149 +6,14 @@ command that was killed half-way can simply be run again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from psycopg import sql
 
-from toolbox_cli.db.indexes import drop_index
+from toolbox_cli.db.drafts import Draft, Plan, Statement, nothing
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.domain.catalog import canonical_name
-from toolbox_cli.domain.models import EmbeddingSpace, Generation, Role, Target, VectorIndex
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One SQL statement and, in a few words, what it is for."""
-
-    sql: sql.SQL | sql.Composed
-    purpose: str
-    #: The name of the index that this builds: what a failed build of it leaves behind.
-    replaces: str | None = None
-
-    def text(self) -> str:
-        """The statement as PostgreSQL will see it, ending in a semicolon."""
-        return self.sql.as_string(None).strip().rstrip(";") + ";"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to execute, in one transaction, and the state that it leads to."""
-
-    statements: tuple[Statement, ...]
-    after: RegistryState
-    #: What is lost for good, one phrase each; empty when everything can be brought back.
-    losses: tuple[str, ...] = ()
-    #: What is set aside but can be brought back, one phrase each.
-    retires: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    #: Columns that get another name or go: views go on reading them, or are in the way.
-    moves: frozenset[str] = frozenset()
-
-    def then(self, following: Plan) -> Plan:
-        return Plan(
-            statements=self.statements + following.statements,
-            after=following.after,
-            losses=self.losses + following.losses,
-            retires=self.retires + following.retires,
-            notes=self.notes + following.notes,
-            moves=self.moves | following.moves,
-        )
-
-
-def nothing(state: RegistryState) -> Plan:
-    return Plan((), state)
-
-
-@dataclass
-class Draft:
-    """Collects the statements of a plan while the columns move."""
-
-    state: RegistryState
-    statements: list[Statement] = field(default_factory=list)
-    columns: dict[str, str] = field(init=False)
-    indexes: dict[str, VectorIndex] = field(init=False)
-    moves: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.columns = dict(self.state.columns)
-        self.indexes = {index.name: index for index in self.state.indexes}
-
-    def add(self, statement: sql.SQL | sql.Composed, purpose: str) -> None:
-        self.statements.append(Statement(statement, purpose))
-
-    def drop_indexes(self, role: Role, purpose: str) -> None:
-        for index in [index for index in self.indexes.values() if index.column == role.column]:
-            self.add(drop_index(index.name), purpose)
-            del self.indexes[index.name]
-
-    def drop_column(self, role: Role, purpose: str) -> None:
-        self.drop_indexes(role, purpose)
-        for column in (role.column, role.fingerprint_column):
-            if column in self.columns:
-                statement = sql.SQL("ALTER TABLE tools DROP COLUMN {}").format(sql.Identifier(column))
-                self.add(statement, purpose)
-                self.moves.add(column)
-                del self.columns[column]
-
-    def rename_column(self, old: Role, new: Role, purpose: str) -> None:
-        for source, target in (
-            (old.column, new.column),
-            (old.fingerprint_column, new.fingerprint_column),
-        ):
-            if source in self.columns:
-                rename = sql.SQL("ALTER TABLE tools RENAME COLUMN {} TO {}")
-                self.add(rename.format(sql.Identifier(source), sql.Identifier(target)), purpose)
-                self.moves.add(source)
-                self.columns[target] = self.columns.pop(source)
-
-    def rename_indexes(self, old: Role, new: Role, purpose: str) -> None:
-        found = [index for index in self.indexes.values() if index.column == old.column]
-        # The name is one, an operator may have made several: the one that bears the name moves, or else the first.
-        found.sort(key=lambda index: index.name != old.index_name)
-        for index in found[1:]:
-            self.add(drop_index(index.name), "one vector index is enough")
-            del self.indexes[index.name]
-        for index in found[:1]:
-            rename = sql.SQL("ALTER INDEX {} RENAME TO {}")
-            self.add(rename.format(sql.Identifier(index.name), sql.Identifier(new.index_name)), purpose)
-            del self.indexes[index.name]
-            moved = index.model_copy(update={"name": new.index_name, "column": new.column})
-            self.indexes[new.index_name] = moved
-
-    def retire(self, role: Role, purpose: str) -> None:
-        """Close the history of a role, if anything is in it.
-
-        A column tells of a generation that a migration before this plan, not executed yet, is going to record.
-        """
-        if role in self.state.generations or role.column in self.state.columns:
-            self.add(_retire_role(role), purpose)
-
-    def add_column(self, role: Role, dimension: int, purpose: str) -> None:
-        vector = sql.SQL("ALTER TABLE tools ADD COLUMN {} vector({})")
-        self.add(vector.format(sql.Identifier(role.column), sql.Literal(dimension)), purpose)
-        self.columns[role.column] = f"vector({dimension})"
-
-    def add_fingerprint(self, role: Role, purpose: str) -> None:
-        if role.fingerprint_column not in self.columns:
-            fingerprint = sql.SQL("ALTER TABLE tools ADD COLUMN {} bytea")
-            self.add(fingerprint.format(sql.Identifier(role.fingerprint_column)), purpose)
-            self.columns[role.fingerprint_column] = "bytea"
-
-    def finish(self, *, vectors: Mapping[str, int] | None = None) -> RegistryState:
-        return replace(
-            self.state,
-            columns=self.columns,
-            indexes=tuple(self.indexes.values()),
-            vectors=self.state.vectors if vectors is None else vectors,
-        )
-
-    def plan(
-        self, *, vectors: Mapping[str, int] | None = None, losses: tuple[str, ...] = (), retires: tuple[str, ...] = ()
-    ) -> Plan:
-        """What was collected."""
-        after = self.finish(vectors=vectors)
-        return Plan(tuple(self.statements), after, losses=losses, retires=retires, moves=frozenset(self.moves))
+from toolbox_cli.domain.models import DEFAULT_KEY_VARIABLE, EmbeddingSpace, Generation, Role, Target
 
 
 def retire_current(state: RegistryState, target: Target) -> Plan:
@@ -164,7 +29,7 @@ def retire_current(state: RegistryState, target: Target) -> Plan:
         # Whoever asked for another index than HNSW, or for none, did so for the registry and not for one model.
         target = target.model_copy(update={"index_method": current.index_method})
     draft = Draft(state)
-    losses = _losses(state, Role.PREVIOUS) + _losses(state, Role.BUILDING)
+    losses = vectors_lost(state, Role.PREVIOUS) + vectors_lost(state, Role.BUILDING)
     draft.drop_column(Role.PREVIOUS, "drop the generation before the last")
     draft.drop_column(Role.BUILDING, "drop the generation that was being built")
     draft.drop_indexes(Role.CURRENT, "the retired column needs no index")
@@ -174,7 +39,7 @@ def retire_current(state: RegistryState, target: Target) -> Plan:
         draft.add_fingerprint(Role.CURRENT, "fingerprints of the new embeddings")
         draft.retire(Role.PREVIOUS, "history: the generation before the last is gone")
         draft.retire(Role.BUILDING, "history: what was being built is gone")
-        draft.add(_move_role(Role.CURRENT, Role.PREVIOUS), "the current generation becomes the previous one")
+        draft.add(move_role(Role.CURRENT, Role.PREVIOUS), "the current generation becomes the previous one")
         draft.add(insert_generation(Role.CURRENT, target), "record the new generation")
     count = state.vectors.get(Role.CURRENT.column, 0)
     retires = (f"{count} vectors of {_dimensions(state, Role.CURRENT)} (kept for `toolbox rollback`)",) if count else ()
@@ -214,14 +79,14 @@ def swap_back(state: RegistryState) -> Plan:
     generation and ends, where a swap would go forward again.
     """
     draft = Draft(state)
-    losses = _losses(state, Role.BUILDING)
+    losses = vectors_lost(state, Role.BUILDING)
     draft.drop_column(Role.BUILDING, "drop the generation that was being built")
     draft.retire(Role.BUILDING, "history: what was being built is gone")
-    _move(draft, Role.CURRENT, Role.BUILDING, "set the newer embeddings aside")
-    _move(draft, Role.PREVIOUS, Role.CURRENT, "bring the former embeddings back")
+    move_column(draft, Role.CURRENT, Role.BUILDING, "set the newer embeddings aside")
+    move_column(draft, Role.PREVIOUS, Role.CURRENT, "bring the former embeddings back")
     draft.add_fingerprint(Role.CURRENT, "fingerprints of the embeddings that are back")
-    draft.add(_move_role(Role.CURRENT, Role.BUILDING, rolled_back=True), "the newer generation is set aside")
-    draft.add(_move_role(Role.PREVIOUS, Role.CURRENT), "the former generation is current again")
+    draft.add(move_role(Role.CURRENT, Role.BUILDING, rolled_back=True), "the newer generation is set aside")
+    draft.add(move_role(Role.PREVIOUS, Role.CURRENT), "the former generation is current again")
     moved = {
         Role.BUILDING.column: state.vectors.get(Role.CURRENT.column, 0),
         Role.CURRENT.column: state.vectors.get(Role.PREVIOUS.column, 0),
@@ -232,14 +97,14 @@ def swap_back(state: RegistryState) -> Plan:
 def bring_forward(state: RegistryState) -> Plan:
     """Make the building generation current; what was current becomes the previous one."""
     draft = Draft(state)
-    losses = _losses(state, Role.PREVIOUS)
+    losses = vectors_lost(state, Role.PREVIOUS)
     draft.drop_column(Role.PREVIOUS, "drop the generation before the last")
     draft.retire(Role.PREVIOUS, "history: the generation before the last is gone")
-    _move(draft, Role.CURRENT, Role.PREVIOUS, "keep the vectors for a roll back")
-    _move(draft, Role.BUILDING, Role.CURRENT, "the built embeddings become current")
+    move_column(draft, Role.CURRENT, Role.PREVIOUS, "keep the vectors for a roll back")
+    move_column(draft, Role.BUILDING, Role.CURRENT, "the built embeddings become current")
     draft.add_fingerprint(Role.CURRENT, "fingerprints of the embeddings that are current now")
-    draft.add(_move_role(Role.CURRENT, Role.PREVIOUS), "the current generation becomes the previous one")
-    draft.add(_move_role(Role.BUILDING, Role.CURRENT), "the built generation becomes current")
+    draft.add(move_role(Role.CURRENT, Role.PREVIOUS), "the current generation becomes the previous one")
+    draft.add(move_role(Role.BUILDING, Role.CURRENT), "the built generation becomes current")
     moved = {
         Role.PREVIOUS.column: state.vectors.get(Role.CURRENT.column, 0),
         Role.CURRENT.column: state.vectors.get(Role.BUILDING.column, 0),
@@ -260,6 +125,8 @@ def update_service(state: RegistryState, generation: Generation, target: Target)
         "query_prefix": target.space.query_prefix,
         "endpoint_url": target.endpoint_url,
     }
+    if target.api_key_env is not None:
+        wanted["api_key_env"] = target.api_key_env
     if target.index_method is not None:
         wanted["index_method"] = target.index_method
     changed = {name: value for name, value in wanted.items() if getattr(generation, name) != value}
@@ -280,15 +147,15 @@ def drop_role(state: RegistryState, role: Role, purpose: str) -> Plan:
     draft.drop_column(role, purpose)
     draft.retire(role, "history: this generation is gone")
     vectors = {column: count for column, count in state.vectors.items() if column != role.column}
-    return draft.plan(vectors=vectors, losses=_losses(state, role))
+    return draft.plan(vectors=vectors, losses=vectors_lost(state, role))
 
 
-def _move(draft: Draft, old: Role, new: Role, purpose: str) -> None:
+def move_column(draft: Draft, old: Role, new: Role, purpose: str) -> None:
     draft.rename_indexes(old, new, purpose)
     draft.rename_column(old, new, purpose)
 
 
-def _losses(state: RegistryState, role: Role) -> tuple[str, ...]:
+def vectors_lost(state: RegistryState, role: Role) -> tuple[str, ...]:
     count = state.vectors.get(role.column, 0)
     if not count:
         return ()
@@ -301,18 +168,12 @@ def _dimensions(state: RegistryState, role: Role) -> str:
     return f"{state.dimension_of(role) or '?'} dimensions"
 
 
-def _retire_role(role: Role) -> sql.Composed:
-    return sql.SQL("UPDATE embedding_generations SET role = 'retired', retired_at = now() WHERE role = {}").format(
-        sql.Literal(role.value)
-    )
-
-
-def _move_role(old: Role, new: Role, *, rolled_back: bool = False) -> sql.Composed:
+def move_role(old: Role, new: Role, *, rolled_back: bool = False) -> sql.Composed:
     marks = sql.SQL("")
     if new is Role.CURRENT:
         marks = sql.SQL(", activated_at = now(), rolled_back_at = NULL")
-    elif rolled_back:
-        marks = sql.SQL(", rolled_back_at = now()")
+    elif new is Role.BUILDING:
+        marks = sql.SQL(", rolled_back_at = now()") if rolled_back else sql.SQL(", rolled_back_at = NULL")
     return sql.SQL("UPDATE embedding_generations SET role = {new}{marks} WHERE role = {old}").format(
         new=sql.Literal(new.value), marks=marks, old=sql.Literal(old.value)
     )
@@ -330,7 +191,7 @@ def insert_generation(role: Role, target: Target, *, known: bool = True) -> sql.
         "query_prefix": space.query_prefix if known else "",
         "template_version": space.template_version,
         "endpoint_url": target.endpoint_url if known else None,
-        "api_key_env": target.api_key_env if known else None,
+        "api_key_env": (target.api_key_env or DEFAULT_KEY_VARIABLE) if known else None,
         "index_method": target.index_method or "hnsw",
     }
     activated = sql.SQL("now()") if role is Role.CURRENT else sql.SQL("NULL")

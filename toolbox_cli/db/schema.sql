@@ -7,9 +7,11 @@ SELECT current_setting('server_version') AS server_version,
 
 -- name: tables --
 -- Which of the tables that matter are there, as search_path finds them.
-SELECT name, coalesce(obj_description(to_regclass(name), 'pg_class'), '') AS comment
+SELECT name, coalesce(obj_description(to_regclass(name), 'pg_class'), '') AS comment,
+       (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = to_regclass(name)) AS schema
 FROM unnest(ARRAY['tools', 'tool_executions', 'alembic_version', 'embedding_generations', 'embedding_failures',
-                  '_yoyo_migration', 'yoyo_lock']) AS name
+                  'embedding_changes', '_yoyo_migration', 'yoyo_lock']) AS name
 WHERE to_regclass(name) IS NOT NULL;
 
 -- name: columns --
@@ -63,15 +65,8 @@ SELECT count({column}) FROM tools;
 -- How many tools there are, active or not.
 SELECT count(*) FROM tools;
 
--- name: dependents --
--- Views and materialised views that read a vector column: a rename would leave them on the old one.
-SELECT DISTINCT v.oid::regclass::text AS name,
-       CASE v.relkind WHEN 'm' THEN 'materialised view' ELSE 'view' END AS kind, a.attname AS "column"
-FROM pg_depend d
-JOIN pg_rewrite r ON r.oid = d.objid
-JOIN pg_class v ON v.oid = r.ev_class
-JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-  AND d.refobjid = to_regclass('tools') AND d.refobjsubid > 0 AND v.oid <> d.refobjid
-  AND a.attname = ANY (ARRAY['embedding', 'embedding_next', 'embedding_previous'])
-ORDER BY 1;
+-- name: abandoned --
+-- When a generation that was being built was last given up; NULL if none ever was, or if another was activated since.
+SELECT max(retired_at) FROM embedding_generations
+WHERE role = 'retired' AND activated_at IS NULL
+  AND retired_at > (SELECT max(activated_at) FROM embedding_generations);

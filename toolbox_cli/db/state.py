@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 from psycopg.rows import class_row, dict_row, scalar_row
 
+from toolbox_cli.db.attachments import Attachments, read_attachments
 from toolbox_cli.db.queries import query
 from toolbox_cli.domain.errors import StateError
 from toolbox_cli.domain.models import Generation, Role, VectorIndex
@@ -47,6 +49,8 @@ class RegistryState:
 
     pgvector_version: str | None = None
     tables: frozenset[str] = frozenset()
+    #: The schema that ``tools`` is in.
+    schema: str = "public"
     created_by_toolbox: bool = False
     created_executions: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -54,9 +58,13 @@ class RegistryState:
     has_functions: bool = False
     generations: Mapping[Role, Generation] = field(default_factory=dict)
     applied: tuple[str, ...] = ()
+    #: When the generation that was being built was given up, if nothing was activated since.
+    abandoned_at: datetime | None = None
     #: Rows that hold a vector, by column; only for columns that exist.
     vectors: Mapping[str, int] = field(default_factory=dict)
     tools: int = 0
+    #: What hangs on the vector columns: views, rights, comments. Read together with the counts.
+    attachments: Attachments = field(default_factory=Attachments)
 
     @property
     def has_tools(self) -> bool:
@@ -102,12 +110,17 @@ class RegistryState:
 
 
 async def read_state(connection: psycopg.AsyncConnection, *, count: bool = False) -> RegistryState:
-    """Introspect the registry. ``count`` also counts the vectors of each column (reads the heap once a column)."""
+    """Introspect the registry.
+
+    ``count`` also reads what only a plan needs: how many vectors each column has (the heap, once a column), and what
+    hangs on the columns.
+    """
     fetched: dict[str, list[Any]] = {}
     async with connection.cursor(row_factory=dict_row) as cursor:
         for name in ("server", "tables", "columns", "functions"):
             fetched[name] = await (await cursor.execute(query("schema", name))).fetchall()
     tables = {row["name"]: row["comment"] for row in fetched["tables"]}
+    schema = next((row["schema"] for row in fetched["tables"] if row["name"] == "tools"), "public")
     columns = {row["name"]: row["type"] for row in fetched["columns"]}
     pgvector_version = fetched["server"][0]["pgvector_version"]
     indexes: list[VectorIndex] = []
@@ -118,10 +131,14 @@ async def read_state(connection: psycopg.AsyncConnection, *, count: bool = False
     if "embedding_generations" in tables:
         async with connection.cursor(row_factory=class_row(Generation)) as cursor__:
             generations = await (await cursor__.execute(query("schema", "generations"))).fetchall()
+    abandoned_at: datetime | None = None
     vectors: dict[str, int] = {}
     applied: list[str] = []
     tools = 0
+    attachments = await read_attachments(connection) if count and "tools" in tables else Attachments()
     async with connection.cursor(row_factory=scalar_row) as scalars:
+        if count and "embedding_generations" in tables:
+            abandoned_at = await (await scalars.execute(query("schema", "abandoned"))).fetchone()
         if "_yoyo_migration" in tables:
             applied = await (await scalars.execute(query("schema", "applied"))).fetchall()
         if count and "tools" in tables:
@@ -133,6 +150,7 @@ async def read_state(connection: psycopg.AsyncConnection, *, count: bool = False
     return RegistryState(
         pgvector_version=pgvector_version,
         tables=frozenset(tables),
+        schema=schema,
         created_by_toolbox=tables.get("tools") == TABLE_COMMENT,
         created_executions=tables.get("tool_executions") == TABLE_COMMENT,
         columns=columns,
@@ -140,8 +158,10 @@ async def read_state(connection: psycopg.AsyncConnection, *, count: bool = False
         has_functions=len(fetched["functions"]) == 4,
         generations={generation.role: generation for generation in generations},
         applied=tuple(applied),
+        abandoned_at=abandoned_at,
         vectors=vectors,
         tools=tools,
+        attachments=attachments,
     )
 
 

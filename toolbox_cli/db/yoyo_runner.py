@@ -28,7 +28,7 @@ from toolbox_cli.domain.errors import StateError
 if TYPE_CHECKING:
     from yoyo.migrations import Migration
 
-    from toolbox_cli.db.plans import Plan
+    from toolbox_cli.db.drafts import Plan
     from toolbox_cli.db.state import RegistryState
     from toolbox_cli.domain.models import Target
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from toolbox_cli.domain.errors import ToolboxError
 from toolbox_cli.domain.models import Frozen
 
 if TYPE_CHECKING:
@@ -26,13 +27,17 @@ class OutlineStep(Frozen):
 
 
 class Outline(Frozen):
-    """``losses`` are gone for good, ``retires`` can be brought back; ``dependents`` would go on reading old columns."""
+    """``losses`` are gone for good, ``retires`` can be brought back; ``dependents`` would go on reading old columns.
+
+    ``questions`` lose nothing, and are asked all the same: what they say may not be what was meant.
+    """
 
     steps: list[OutlineStep]
     losses: list[str]
     retires: list[str]
     notes: list[str]
     dependents: list[str]
+    questions: list[str]
 
     @property
     def empty(self) -> bool:
@@ -47,24 +52,54 @@ class SchemaChange(Protocol):
         """Carry it out; the caller holds the registry's exclusive lock."""
 
 
+class ChangedMeanwhileError(ToolboxError):
+    """Under the lock it was found that tools have changed since they were caught up; nothing was done."""
+
+    exit_code = 5
+
+
+class CutoverChange(Protocol):
+    """The swap of two generations; the caller holds the registry's exclusive lock for all of it."""
+
+    @property
+    def outline(self) -> Outline: ...
+
+    @property
+    def generation(self) -> Generation:
+        """The one that takes over."""
+
+    async def watch_changes(self, progress: Progress) -> None:
+        """From now on, write down which tools the server touches; when this returns, no writer is unwatched."""
+
+    async def execute(self, progress: Progress, *, check: bool = True) -> float:
+        """Swap; returns the seconds of the transaction that did it, which is how long others may have waited.
+
+        With ``check`` raises ChangedMeanwhileError when a tool that was touched has no fresh vector. Raises
+        LockBusyError naming who is in the way.
+        """
+
+    async def give_up(self, progress: Progress) -> None:
+        """Watch no longer."""
+
+
 class SchemaStore(Protocol):
     """Plans changes from the registry as it is found; see ``db.registry``."""
 
     def exclusive_lock(self) -> AbstractAsyncContextManager[None]: ...
 
-    async def current(self) -> Generation | None: ...
-
-    async def plan_migrate(self, target: Target) -> SchemaChange: ...
+    async def plan_migrate(self, target: Target, *, online: bool = False) -> SchemaChange: ...
 
     async def plan_rollback(self, to: str | None) -> SchemaChange: ...
 
     async def plan_prune(self) -> SchemaChange: ...
+
+    async def plan_cutover(self) -> CutoverChange: ...
 
 
 def same_agreement(first: Outline, second: Outline) -> bool:
     """Whether what an operator agreed to still says what would be lost."""
 
     def gist(outline: Outline) -> tuple[Sequence[str], Sequence[str]]:
-        return outline.losses, outline.dependents
+        return outline.losses, (*outline.dependents, *outline.questions)
 
     return gist(first) == gist(second)

@@ -14,6 +14,9 @@ MAX_DIMENSION = 16_000
 #: The text template that the SQL function ``toolbox_tool_text`` builds. Part of every fingerprint.
 TEMPLATE_VERSION = 1
 
+#: The variable that holds the key of a service unless another one is named.
+DEFAULT_KEY_VARIABLE = "EMBEDDING_API_KEY"
+
 IndexMethod = Literal["hnsw", "ivfflat", "none"]
 
 
@@ -94,11 +97,14 @@ class Generation(Frozen):
 
 
 class Target(Frozen):
-    """The embedding space that an operator asks for, and the service that makes it."""
+    """The embedding space that an operator asks for, and the service that makes it.
+
+    ``api_key_env`` and ``index_method`` are None where nobody asked: a generation that is there keeps its own.
+    """
 
     space: EmbeddingSpace
     endpoint_url: str
-    api_key_env: str | None = "EMBEDDING_API_KEY"
+    api_key_env: str | None = None
     index_method: IndexMethod | None = None
 
 
@@ -193,7 +199,8 @@ class ToolFailure(Frozen):
 class ReindexSummary(Frozen):
     """``selected == embedded + unchanged + failed`` unless the run was interrupted. Times are in seconds."""
 
-    generation: Literal["current", "building"]
+    generation: Role
+    model: str | None
     selected: int
     embedded: int
     unchanged: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from toolbox_cli.domain.models import Census, Frozen, Generation, PendingTool
+from toolbox_cli.domain.models import Census, Frozen, Generation, PendingTool, Role
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Progress, Vectors
@@ -100,6 +100,8 @@ class EmbeddingStore(Protocol):
 
     def as_worker(self) -> AbstractAsyncContextManager[None]: ...
 
+    async def generations(self) -> Mapping[Role, Generation]: ...
+
     async def beside_an_index(self, generation: Generation) -> bool: ...
 
     async def defer_index(self, generation: Generation, progress: Progress) -> None: ...
@@ -118,9 +120,9 @@ class EmbeddingStore(Protocol):
 
     async def pending(self, generation: Generation, selection: Selection, page: Page) -> list[PendingTool]: ...
 
-    async def claim(self, number: int) -> bool: ...
+    async def claim(self, generation: Generation, number: int) -> bool: ...
 
-    async def release(self, number: int) -> None: ...
+    async def release(self, generation: Generation, number: int) -> None: ...
 
     async def write(self, generation: Generation, tools: Sequence[PendingTool], chunks: Sequence[Vectors]) -> int: ...
 

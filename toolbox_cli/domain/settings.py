@@ -43,8 +43,9 @@ class Settings(BaseSettings):
     request_timeout: float = Field(default=60.0, gt=0, validation_alias="TOOLBOX_REQUEST_TIMEOUT")
     #: Seconds after which a batch that meets only passing faults (429, 503, time-outs) is given up.
     retry_timeout: float = Field(default=30.0, ge=0, validation_alias="TOOLBOX_RETRY_TIMEOUT")
-    #: Milliseconds that DDL may wait for its lock before it steps back and lets the traffic through.
-    lock_timeout_ms: int = Field(default=500, gt=0, validation_alias="TOOLBOX_LOCK_TIMEOUT_MS")
+    #: Milliseconds that DDL may wait for its lock before it steps back and lets the traffic through: for so long
+    #: everybody who comes after it waits behind it.
+    lock_timeout_ms: int = Field(default=30, gt=0, validation_alias="TOOLBOX_LOCK_TIMEOUT_MS")
     #: Seconds to wait for another toolbox command, or for a lock that others hold, before giving up.
     wait_timeout: float = Field(default=30.0, ge=0, validation_alias="TOOLBOX_WAIT_TIMEOUT")
     #: Seconds to wait for the database to accept a connection.

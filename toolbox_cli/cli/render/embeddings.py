@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from toolbox_cli.core.try_out import Trial
     from toolbox_cli.core.verify import Verification
     from toolbox_cli.domain.catalog import KnownModel
+    from toolbox_cli.domain.models import ReindexSummary
 
 _STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
@@ -29,10 +30,16 @@ def reindex_plan(plan: ReindexPlan, *, as_json: bool) -> None:
     if as_json:
         document(plan)
         return
+    for one in (*plan.others, plan):
+        _plan_text(one, several=bool(plan.others))
+
+
+def _plan_text(plan: ReindexPlan, *, several: bool) -> None:
     console = paper()
     tools = counted(plan.selected, "tool")
+    which = f"{plan.generation}: " if several else ""
     console.print(
-        f"{plan.pending} of {tools} would be embedded with {plain(plan.model or 'unknown model')}", markup=False
+        f"{which}{plan.pending} of {tools} would be embedded with {plain(plan.model or 'unknown model')}", markup=False
     )
     words = {
         "missing": "no embedding yet",
@@ -52,28 +59,32 @@ def reindex_plan(plan: ReindexPlan, *, as_json: bool) -> None:
 
 def reindex(outcome: ReindexOutcome, *, as_json: bool) -> int:
     """The summary of a run; raises the error that ended it early, after what was done has been shown."""
-    summary = outcome.summary
+    summaries = [*outcome.others, outcome.summary]
     if as_json:
-        document(summary)
+        others = [other.model_dump(mode="json") for other in outcome.others]
+        document(outcome.summary.model_dump(mode="json") | {"others": others})
     else:
-        _reindex_text(outcome)
+        for summary in summaries:
+            _summary_text(summary, ended_early=outcome.stopped_by is not None, several=bool(outcome.others))
     if outcome.stopped_by is not None:
         raise outcome.stopped_by
-    return 1 if summary.failed else 0
+    return 1 if any(summary.failed for summary in summaries) else 0
 
 
-def _reindex_text(outcome: ReindexOutcome) -> None:
-    summary = outcome.summary
+def _summary_text(summary: ReindexSummary, *, ended_early: bool, several: bool) -> None:
     console = paper()
+    which = f"{summary.generation}: " if several else ""
     if summary.selected == 0:
-        if outcome.stopped_by is None:
-            console.print("No tool to embed: no active tool is there, or none that was asked for (`toolbox list`).")
-    elif summary.embedded == 0 and summary.failed == 0 and outcome.stopped_by is None:
+        if not ended_early:
+            console.print(
+                f"{which}No tool to embed: no active tool is there, or none that was asked for (`toolbox list`)."
+            )
+    elif summary.embedded == 0 and summary.failed == 0 and not ended_early:
         fresh = "the tool has" if summary.unchanged == 1 else f"all {summary.unchanged} tools have"
-        console.print(f"Nothing to do: {fresh} a fresh embedding.")
-    elif summary.embedded or summary.failed or outcome.stopped_by is None:
+        console.print(f"{which}Nothing to do: {fresh} a fresh embedding.")
+    elif summary.embedded or summary.failed or not ended_early:
         console.print(
-            f"{summary.embedded} embedded, {summary.unchanged} already fresh, {summary.failed} failed"
+            f"{which}{summary.embedded} embedded, {summary.unchanged} already fresh, {summary.failed} failed"
             f" in {summary.seconds:.1f} s ({summary.tools_per_second:.0f} tools/s)"
         )
     for failure in summary.failures[:_FAILURES_SHOWN]:
