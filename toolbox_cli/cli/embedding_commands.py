@@ -13,6 +13,7 @@ from toolbox_cli.cli.runtime import Services, run
 
 if TYPE_CHECKING:
     from toolbox_cli.core.filling import ReindexOptions
+    from toolbox_cli.core.generation import Consent
     from toolbox_cli.core.reindex import ReindexOutcome, ReindexPlan
     from toolbox_cli.core.try_out import Trial
     from toolbox_cli.core.verify import Verification
@@ -60,6 +61,10 @@ def reindex(
     keep_index: Annotated[
         bool, typer.Option("--keep-index", help="Keep the vector index meanwhile: slower, but searches stay fast.")
     ] = False,
+    cutover: Annotated[
+        bool, typer.Option("--cutover", help="Then let search read the generation that was built, if it is ready.")
+    ] = False,
+    yes: options.YesOption = False,
     dry_run: options.DryRunOption = False,
     json: options.JsonOption = False,
 ) -> None:
@@ -69,7 +74,7 @@ def reindex(
     service refuses are listed with its reason, and end the command with exit code 1. With --generation previous, what a
     rollback would bring back is kept fresh too.
     """
-    from toolbox_cli.cli import render
+    from toolbox_cli.cli import consent, render
     from toolbox_cli.core.filling import ReindexOptions
 
     wanted = ReindexOptions(
@@ -88,7 +93,8 @@ def reindex(
     if dry_run:
         render.reindex_plan(run("reindex", lambda services: _plan(services, wanted, roles)), as_json=json)
     else:
-        outcome = run("reindex", lambda services: _reindex(services, wanted, roles))
+        agreed = consent.given(yes=yes, force=False, as_json=json) if cutover else None
+        outcome = run("reindex", lambda services: _reindex(services, wanted, roles, agreed))
         raise typer.Exit(render.reindex(outcome, as_json=json))
 
 
@@ -100,15 +106,19 @@ async def _plan(services: Services, wanted: ReindexOptions, roles: Sequence[str]
     return await plan_reindex(store, services.settings, wanted, [Role(role) for role in roles])
 
 
-async def _reindex(services: Services, wanted: ReindexOptions, roles: Sequence[str]) -> ReindexOutcome:
+async def _reindex(
+    services: Services, wanted: ReindexOptions, roles: Sequence[str], agreed: Consent | None
+) -> ReindexOutcome:
     from toolbox_cli.cli import render
+    from toolbox_cli.core.cutover import reindex_and_cut_over
     from toolbox_cli.core.reindex import reindex as reindex_tools
     from toolbox_cli.domain.models import Role
 
-    stop = services.stop_event()
-    store = await services.embedding_store()
+    work = await services.workshop(render.progress())
     chosen = [Role(role) for role in roles]
-    return await reindex_tools(store, services.embedder, services.settings, wanted, chosen, render.progress(), stop)
+    if agreed is not None:
+        return await reindex_and_cut_over(work, wanted, chosen, agreed)
+    return await reindex_tools(work.store, work.build_embedder, work.settings, wanted, chosen, work.progress, work.stop)
 
 
 def verify(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from toolbox_cli.core.cutover import Workshop
     from toolbox_cli.core.service import Service
     from toolbox_cli.core.target import TargetOptions
     from toolbox_cli.db.embedded import EmbeddedServer
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from toolbox_cli.db.tools import PostgresToolStore
     from toolbox_cli.db.transfer import PostgresTransferStore
     from toolbox_cli.domain.models import Generation, Target
-    from toolbox_cli.domain.ports import Embedder
+    from toolbox_cli.domain.ports import Embedder, Progress
     from toolbox_cli.domain.settings import Settings
 
 Result = TypeVar("Result")
@@ -134,10 +135,25 @@ class Services:
     async def embedding_store(self) -> PostgresEmbeddingStore:
         from toolbox_cli.db.embeddings import PostgresEmbeddingStore
 
-        # A database that holds no registry is to be told so, not that a type is missing.
+        # Where there is no registry that is what is to be said, and not that a type is missing.
         await self.generation()
         reader, writer = await self.connection(), await self.connect()
         return await PostgresEmbeddingStore.create(await self.conninfo(), reader, writer, self.settings.wait_timeout)
+
+    async def workshop(self, progress: Progress) -> Workshop:
+        """What a cutover works with."""
+        from toolbox_cli.core.cutover import Workshop
+
+        stop = self.stop_event()
+        return Workshop(
+            registry=await self.registry(),
+            store=await self.embedding_store(),
+            quality=await self.search_store(),
+            build_embedder=self.embedder,
+            settings=self.settings,
+            progress=progress,
+            stop=stop,
+        )
 
     async def inspector(self) -> PostgresInspector:
         from toolbox_cli.db.inspection import PostgresInspector

@@ -17,6 +17,7 @@ IndexChoice = Literal["hnsw", "ivfflat", "none"]
 
 def register(app: typer.Typer) -> None:
     app.command()(migrate)
+    app.command()(cutover)
     app.command()(rollback)
     app.command()(prune)
     app.command()(status)
@@ -76,6 +77,40 @@ def migrate(
 
     outline = run("migrate", action)
     render.sql(outline, as_json=json) if sql else render.outline(outline, done=not dry_run, as_json=json)
+
+
+def cutover(
+    min_recall: Annotated[
+        float,
+        typer.Option(
+            "--min-recall", min=0, max=1, help="Refuse an index that finds less of what an exact search finds."
+        ),
+    ] = 0.95,
+    dry_run: options.DryRunOption = False,
+    yes: options.YesOption = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although a check fails or something names a column.")
+    ] = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Let search read the embeddings that were built with `migrate --online`: they are checked, then swapped in.
+
+    Refuses, with the reasons, unless every active tool is embedded, the index is valid and finds what it should. The
+    swap takes milliseconds; the former embeddings are kept for `toolbox rollback`.
+    """
+    from toolbox_cli.cli import consent, render
+    from toolbox_cli.core.cutover import CutoverOptions
+    from toolbox_cli.core.cutover import cutover as cut_over
+    from toolbox_cli.domain.changes import CutoverReport
+
+    agreed = consent.given(yes=yes, force=force, as_json=json)
+
+    async def action(services: Services) -> CutoverReport:
+        work = await services.workshop(render.progress())
+        return await cut_over(work, CutoverOptions(min_recall=min_recall, dry_run=dry_run), agreed)
+
+    report = run("cutover", action)
+    raise typer.Exit(render.cutover(report, dry_run=dry_run, as_json=json))
 
 
 def rollback(

@@ -38,9 +38,7 @@ def search(
     where = SearchFilter(category=category, tags=tuple(tag or ()), include_inactive=include_inactive)
 
     async def action(services: Services) -> SearchResult:
-        generation = await services.generation()
-        embedder = services.embedder(generation)
         store = await services.search_store()
-        return await find(store, embedder, generation, query, where, limit=limit, threshold=threshold)
+        return await find(store, services.generation, services.embedder, query, where, limit=limit, threshold=threshold)
 
     render.search(run("search", action), as_json=json)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolbox_cli.core.batches import LongTexts
+from toolbox_cli.core.gates import loaded
 from toolbox_cli.core.pipeline import PHASES_BESIDE_AN_INDEX, Pipeline, PipelineOptions, Tally
 from toolbox_cli.domain.catalog import find_model
 from toolbox_cli.domain.errors import InterruptedRunError, ToolboxError
@@ -168,13 +169,11 @@ async def complete_index(
 ) -> ToolboxError | None:
     """Build what is missing; a build that is interrupted leaves an invalid index, which the next run replaces.
 
-    One for a generation that is being built waits until every tool has its vector: until then the load goes on.
+    One for a generation that is being built waits until the load is over.
     """
     try:
-        if run.generation.role is Role.BUILDING:
-            census = await store.census(run.generation)
-            if census.missing or census.stale:
-                return None
+        if run.generation.role is Role.BUILDING and not loaded(await store.census(run.generation)):
+            return None
         run.index_seconds = await _unless_stopped(store.complete_index(run.generation, progress), stop)
     except InterruptedRunError:
         return InterruptedRunError(

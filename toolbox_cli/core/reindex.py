@@ -16,6 +16,7 @@ from toolbox_cli.domain.errors import EmbeddingServiceError, InterruptedRunError
 from toolbox_cli.domain.models import Frozen, Generation, ReindexSummary, Role
 
 if TYPE_CHECKING:
+    from toolbox_cli.domain.changes import CutoverReport
     from toolbox_cli.domain.ports import Embedder, Progress
     from toolbox_cli.domain.reindexing import EmbeddingStore
     from toolbox_cli.domain.settings import Settings
@@ -37,6 +38,8 @@ class ReindexOutcome:
     summary: ReindexSummary
     others: list[ReindexSummary] = field(default_factory=list)
     stopped_by: ToolboxError | None = None
+    #: What became of the cutover that was to follow; None where none was asked for, or it did not come to it.
+    cutover: CutoverReport | None = None
 
 
 class ReindexPlan(Frozen):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Between two attempts for a lock, at first and at most, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+#: Seconds for which a command that has failed tries to tidy up; the next one does it otherwise.
+PATIENCE_AT_THE_END = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,16 @@ class Session:
         timeout = sql.SQL("SET LOCAL lock_timeout = {};\n").format(sql.Literal(self.lock_timeout_ms))
         await self.connection.execute(timeout + plan.script(before))
 
-    async def patiently(self, attempt: Callable[[], Awaitable[None]], progress: Progress) -> None:
+    async def patiently(
+        self, attempt: Callable[[], Awaitable[None]], progress: Progress, *, patience: float | None = None
+    ) -> None:
         """Try again while traffic holds the table: a statement that queues for it would block everybody behind it.
 
-        Raises LockBusyError naming who is in the way when the lock cannot be had for ``wait_timeout`` seconds.
+        Raises LockBusyError naming who is in the way when the lock cannot be had for ``patience`` seconds, the
+        ``wait_timeout`` unless given.
         """
-        deadline = time.monotonic() + self.wait_timeout
+        patience = self.wait_timeout if patience is None else patience
+        deadline = time.monotonic() + patience
         pause = FIRST_PAUSE
         told = ""
         watcher: asyncio.Task[str] | None = None
@@ -68,7 +74,7 @@ class Session:
                 holders = (await watcher if watcher is not None else "") or await self._who_holds()
                 if time.monotonic() > deadline:
                     raise LockBusyError(
-                        f"the table 'tools' could not be locked within {self.wait_timeout:g} s: "
+                        f"the table 'tools' could not be locked within {patience:g} s: "
                         f"{holders or 'it was held by one short transaction after the other'}",
                         hint="Nothing of this step was done. Run it again when that session has ended its transaction.",
                     ) from exc
@@ -167,7 +173,9 @@ class RegistryCutover:
 
     async def watch_changes(self, progress: Progress) -> None:
         """From now on, write down which tools the server touches; when this returns, no writer is unwatched."""
-        await self._patiently(online.keep_log(self._state), None, progress)
+        with database_errors():
+            plan = online.keep_log(self._state)
+            await self._session.patiently(lambda: self._session.run(plan), progress)
 
     async def execute(self, progress: Progress, *, check: bool = True) -> float:
         """Swap, in one transaction under the table's lock; returns the seconds of the attempt that succeeded.
@@ -194,12 +202,9 @@ class RegistryCutover:
 
     async def give_up(self, progress: Progress) -> None:
         """Watch no longer. Where the lock cannot be had the next command that changes the registry does it."""
-        with suppress(LockBusyError):
-            await self._patiently(online.end_log(self._state), None, progress)
-
-    async def _patiently(self, plan: Plan, before: sql.Composable | None, progress: Progress) -> None:
-        with database_errors():
-            await self._session.patiently(lambda: self._session.run(plan, before), progress)
+        with suppress(LockBusyError), database_errors():
+            plan = online.end_log(self._state)
+            await self._session.patiently(lambda: self._session.run(plan), progress, patience=PATIENCE_AT_THE_END)
 
 
 def _outline(steps: list[OutlineStep], plans: Sequence[Plan], questions: Sequence[str]) -> Outline:

@@ -90,8 +90,9 @@ async def connect(conninfo: str) -> psycopg.AsyncConnection:
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.OperationalError as exc:
         raise unreachable(exc, conninfo) from exc
-    # A registry's functions and tables are found through search_path; results never depend on the client's zone.
-    await connection.execute("SET timezone TO 'UTC'")
+    # Results never depend on the client's zone. What is checked again after a lock was waited for must be what is there
+    # then, which an older snapshot would not see.
+    await connection.execute("SET timezone TO 'UTC'; SET default_transaction_isolation TO 'read committed'")
     return connection
 
 

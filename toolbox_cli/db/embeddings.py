@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row, dict_row, scalar_row
 
 from toolbox_cli.db.faults import database_errors
-from toolbox_cli.db.index_builds import is_complete, plan_index
+from toolbox_cli.db.index_builds import index_fault, is_complete, plan_index
 from toolbox_cli.db.indexes import drop_index
 from toolbox_cli.db.locks import LOCK_SPACE
 from toolbox_cli.db.queries import always, query
@@ -128,6 +128,17 @@ class PostgresEmbeddingStore:
 
     async def census(self, generation: Generation) -> Census:
         return await census(self._reader, generation)
+
+    async def index_fault(self, generation: Generation) -> str | None:
+        """Why the vector index on a generation's column does not serve, None when it does."""
+        return index_fault(await self._state(), generation)
+
+    async def changed_tools(self) -> list[int]:
+        """Ids of the tools that the server has touched since a cutover began to write them down."""
+        with database_errors():
+            async with self._reader.cursor(row_factory=scalar_row) as cursor:
+                await cursor.execute(query("online", "changed_tools"))
+                return await cursor.fetchall()
 
     async def scope(self, generation: Generation, selection: Selection, *, measure: bool = False) -> Scope:
         """Count what a run with this selection would do; ``measure`` also counts the characters to send."""

@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 
 from toolbox_cli.db.embeddings import census, columns_of, space_of
 from toolbox_cli.db.faults import database_errors, first_line, translate
-from toolbox_cli.db.indexes import unfit_reason
+from toolbox_cli.db.index_builds import index_fault
 from toolbox_cli.db.locks import LOCK_SPACE, WORKER_LOCK
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.yoyo_runner import load_migrations
@@ -43,7 +43,7 @@ class PostgresInspector:
             column_type=state.columns.get(Role.CURRENT.column),
             column_dimension=state.dimension_of(Role.CURRENT),
             indexes=list(state.indexes_on(Role.CURRENT)),
-            index_fault=_index_fault(state, generation),
+            index_fault=index_fault(state, generation) if generation else None,
             generation=generation,
             generations=list(state.generations.values()),
             all_indexes=list(state.indexes),
@@ -101,16 +101,3 @@ def _problem(state: RegistryState) -> str | None:
     except StateError as exc:
         return exc.message
     return None
-
-
-def _index_fault(state: RegistryState, generation: Generation | None) -> str | None:
-    dimension = state.dimension_of(Role.CURRENT)
-    if dimension is None:
-        return None
-    method = generation.index_method if generation else "hnsw"
-    if method == "none":
-        return None
-    faults = [unfit_reason(index, dimension, method) for index in state.indexes_on(Role.CURRENT)]
-    if not faults:
-        return "there is none"
-    return None if None in faults else faults[0]

@@ -12,3 +12,7 @@ WHERE t.is_active
         WHERE f.tool_id = t.id AND f.generation_id = %(generation_id)s
           AND toolbox_matches(f.fingerprint, %(model)s, %(dimension)s, %(document_prefix)s, %(template_version)s,
                               t.name::text, t.description::text, t.input_schema));
+
+-- name: changed_tools --
+-- What the server has touched since the cutover began to watch.
+SELECT DISTINCT tool_id FROM embedding_changes ORDER BY 1;

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 
 from toolbox_cli.db.faults import database_errors
 from toolbox_cli.db.indexes import shape_for
 from toolbox_cli.db.queries import query
 from toolbox_cli.domain.models import Generation, SearchHit
-from toolbox_cli.domain.searching import SearchFilter
+from toolbox_cli.domain.searching import GenerationMovedError, SearchFilter
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Vectors
@@ -39,28 +39,59 @@ class PostgresSearchStore:
     async def nearest(
         self, generation: Generation, vector: Vectors, where: SearchFilter, limit: int
     ) -> list[SearchHit]:
-        """The ``limit`` tools nearest to a float32 vector of shape (dimension,), the nearest first."""
+        """The ``limit`` tools nearest to a float32 vector of shape (dimension,), the nearest first.
+
+        Raises GenerationMovedError when the generation has lost its column to another one meanwhile.
+        """
         from pgvector import Vector
 
-        parameters: dict[str, Any] = {
-            "vector": Vector(vector).to_text(),
-            "include_inactive": where.include_inactive,
-            "category": where.category,
-            "tags": json.dumps(list(where.tags)) if where.tags else None,
-            "limit": limit,
-            "enough": EXACT_UP_TO + 1,
-        }
-        column = sql.Identifier(generation.role.column)
+        parameters = _parameters(generation, Vector(vector).to_text(), where, limit)
         with database_errors():
-            statement = query("search", "count_candidates", column=column)
-            row = await (await self._connection.execute(statement, parameters)).fetchone()
-            candidates = int(row[0]) if row else 0
-            if candidates > EXACT_UP_TO:
-                hits = await self._by_index(generation, parameters)
-                if len(hits) == limit:
-                    return hits
-                # The filters left the index short of results: the exact way finds them all.
-            return await self._fetch(query("search", "exact", column=column), parameters)
+            hits = await self._nearest(generation, parameters)
+            if not hits:
+                await self._check_in_place(generation, parameters)
+        return hits
+
+    async def by_index(self, generation: Generation, vector: str, limit: int) -> list[SearchHit]:
+        """What the vector index finds among the active tools, however few there are."""
+        with database_errors():
+            return await self._by_index(generation, _parameters(generation, vector, SearchFilter(), limit))
+
+    async def exact(self, generation: Generation, vector: str, limit: int) -> list[SearchHit]:
+        """The nearest active tools by reading every vector."""
+        parameters = _parameters(generation, vector, SearchFilter(), limit)
+        with database_errors():
+            return await self._fetch(
+                query("search", "exact", column=sql.Identifier(generation.role.column)), parameters
+            )
+
+    async def sample_vectors(self, generation: Generation, count: int) -> list[str]:
+        """At most so many stored vectors in pgvector's text form, the same at every call."""
+        statement = query("search", "sample_vectors", column=sql.Identifier(generation.role.column))
+        with database_errors():
+            async with self._connection.cursor(row_factory=scalar_row) as cursor:
+                await cursor.execute(statement, {"count": count})
+                return await cursor.fetchall()
+
+    async def _nearest(self, generation: Generation, parameters: dict[str, Any]) -> list[SearchHit]:
+        column = sql.Identifier(generation.role.column)
+        statement = query("search", "count_candidates", column=column)
+        row = await (await self._connection.execute(statement, parameters)).fetchone()
+        candidates = int(row[0]) if row else 0
+        if candidates > EXACT_UP_TO:
+            hits = await self._by_index(generation, parameters)
+            if len(hits) == parameters["limit"]:
+                return hits
+            # The filters left the index short of results: the exact way finds them all.
+        return await self._fetch(query("search", "exact", column=column), parameters)
+
+    async def _check_in_place(self, generation: Generation, parameters: dict[str, Any]) -> None:
+        statement = query("search", "generation_in_role")
+        row = await (await self._connection.execute(statement, parameters)).fetchone()
+        if row is None or row[0] != generation.id:
+            raise GenerationMovedError(
+                f"the {generation.role.value} generation has changed meanwhile", hint="Run the command again."
+            )
 
     async def _by_index(self, generation: Generation, parameters: dict[str, Any]) -> list[SearchHit]:
         shape = shape_for(generation.dimension)
@@ -87,3 +118,16 @@ class PostgresSearchStore:
         async with self._connection.cursor(row_factory=class_row(SearchHit)) as cursor:
             await cursor.execute(statement, parameters)
             return await cursor.fetchall()
+
+
+def _parameters(generation: Generation, vector: str, where: SearchFilter, limit: int) -> dict[str, Any]:
+    return {
+        "role": generation.role.value,
+        "generation_id": generation.id,
+        "vector": vector,
+        "include_inactive": where.include_inactive,
+        "category": where.category,
+        "tags": json.dumps(list(where.tags)) if where.tags else None,
+        "limit": limit,
+        "enough": EXACT_UP_TO + 1,
+    }

@@ -8,7 +8,8 @@ SELECT count(*) FROM (
     LIMIT %(enough)s) counted;
 
 -- name: exact --
--- Every candidate by its true distance. "+ 0" keeps the planner from an index that would only approximate it.
+-- Every candidate by its true distance. "+ 0" keeps the planner from an index that would only approximate it. Nothing if
+-- the column has become another generation's: this snapshot is taken after the table is locked, so it knows of the swap.
 SELECT id, name, description, category, 1 - distance AS similarity
 FROM (
     SELECT t.id, t.name::text AS name, t.description::text AS description, t.category::text AS category,
@@ -17,6 +18,7 @@ FROM (
     WHERE t.{column} IS NOT NULL AND (t.is_active OR %(include_inactive)s)
       AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
       AND (%(tags)s::jsonb IS NULL OR t.tags::jsonb @> %(tags)s::jsonb)
+      AND (SELECT g.id FROM embedding_generations g WHERE g.role = %(role)s) = %(generation_id)s
 ) measured
 WHERE distance <> 'NaN'
 ORDER BY distance, id
@@ -32,6 +34,7 @@ FROM (
     WHERE t.{column} IS NOT NULL AND (t.is_active OR %(include_inactive)s)
       AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
       AND (%(tags)s::jsonb IS NULL OR t.tags::jsonb @> %(tags)s::jsonb)
+      AND (SELECT g.id FROM embedding_generations g WHERE g.role = %(role)s) = %(generation_id)s
     ORDER BY {expression} {operator} {probe}
     LIMIT %(candidates)s
 ) measured
@@ -50,3 +53,14 @@ SELECT set_config('hnsw.ef_search', %(ef_search)s::text, true), set_config('ivff
 -- name: iterate --
 -- pgvector 0.8 and later go on looking until enough candidates pass the filters.
 SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('ivfflat.iterative_scan', 'relaxed_order', true);
+
+-- name: generation_in_role --
+-- Which generation has a role, and with it its column, now.
+SELECT id FROM embedding_generations WHERE role = %(role)s;
+
+-- name: sample_vectors --
+-- Vectors of active tools, spread over all ids and the same at every call.
+SELECT {column}::text FROM tools
+WHERE id = ANY (ARRAY(SELECT id FROM tools WHERE is_active AND {column} IS NOT NULL
+                      ORDER BY hashint8extended(id, 0) LIMIT %(count)s))
+ORDER BY id;

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from toolbox_cli.domain.errors import ToolboxError
-from toolbox_cli.domain.models import Frozen
+from toolbox_cli.domain.models import Check, Frozen
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.models import Generation, Target
@@ -44,6 +44,31 @@ class Outline(Frozen):
         return not any(step.statements for step in self.steps)
 
 
+class Side(Frozen):
+    """A generation in a few words."""
+
+    model: str | None
+    dimension: int
+
+
+class CutoverReport(Frozen):
+    """``done`` is False where a gate refused, or where nothing was to be done but to look.
+
+    ``caught_up`` tools were embedded by the cutover itself. ``locked_seconds`` is how long the transaction that swapped
+    took, its wait for the lock included: at most so long anybody waited. ``settings`` says what the ToolBox server's
+    settings have to be from now on.
+    """
+
+    done: bool
+    former: Side
+    present: Side
+    checks: list[Check]
+    caught_up: int
+    locked_seconds: float | None
+    settings: str | None
+    outline: Outline
+
+
 class SchemaChange(Protocol):
     @property
     def outline(self) -> Outline: ...
@@ -67,6 +92,10 @@ class CutoverChange(Protocol):
     @property
     def generation(self) -> Generation:
         """The one that takes over."""
+
+    @property
+    def current(self) -> Generation:
+        """The one that search reads until then."""
 
     async def watch_changes(self, progress: Progress) -> None:
         """From now on, write down which tools the server touches; when this returns, no writer is unwatched."""

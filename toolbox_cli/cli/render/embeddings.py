@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from toolbox_cli.cli.render.checks import cutover_text
 from toolbox_cli.cli.render.layout import Column, columns, labelled, paper
 from toolbox_cli.cli.render.output import counted, document
 from toolbox_cli.cli.report import plain
@@ -15,11 +16,8 @@ from toolbox_cli.cli.report import plain
 if TYPE_CHECKING:
     from toolbox_cli.core.reindex import ReindexOutcome, ReindexPlan
     from toolbox_cli.core.try_out import Trial
-    from toolbox_cli.core.verify import Verification
     from toolbox_cli.domain.catalog import KnownModel
     from toolbox_cli.domain.models import ReindexSummary
-
-_STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 _FAILURES_SHOWN = 20
@@ -62,13 +60,17 @@ def reindex(outcome: ReindexOutcome, *, as_json: bool) -> int:
     summaries = [*outcome.others, outcome.summary]
     if as_json:
         others = [other.model_dump(mode="json") for other in outcome.others]
-        document(outcome.summary.model_dump(mode="json") | {"others": others})
+        cutover = outcome.cutover.model_dump(mode="json") if outcome.cutover else None
+        document(outcome.summary.model_dump(mode="json") | {"others": others, "cutover": cutover})
     else:
         for summary in summaries:
             _summary_text(summary, ended_early=outcome.stopped_by is not None, several=bool(outcome.others))
+        if outcome.cutover is not None:
+            cutover_text(outcome.cutover, dry_run=False)
     if outcome.stopped_by is not None:
         raise outcome.stopped_by
-    return 1 if any(summary.failed for summary in summaries) else 0
+    refused = outcome.cutover is not None and not outcome.cutover.done
+    return 1 if refused or any(summary.failed for summary in summaries) else 0
 
 
 def _summary_text(summary: ReindexSummary, *, ended_early: bool, several: bool) -> None:
@@ -92,29 +94,6 @@ def _summary_text(summary: ReindexSummary, *, ended_early: bool, several: bool) 
         labelled(console, Text("failed", style="red"), text, indent=8)
     if summary.failed > _FAILURES_SHOWN:
         console.print(f"… and {summary.failed - _FAILURES_SHOWN} more; --json lists them all")
-
-
-def verification(found: Verification, *, as_json: bool) -> int:
-    """0 when no check failed, else 1."""
-    if as_json:
-        document({"ok": found.ok, "checks": [check.model_dump(mode="json") for check in found.checks]})
-        return 0 if found.ok else 1
-    console = paper()
-    indent = 8 + max((len(check.name) for check in found.checks), default=0)
-    for check in found.checks:
-        status = Text(f"{check.status.value:<4}", style=_STATUS_STYLES[check.status.value])
-        labelled(console, Text.assemble(status, f"  {check.name}"), plain(check.detail), indent=indent)
-        if check.remedy:
-            labelled(console, "", Text(f"→ {plain(check.remedy)}", style="bold"), indent=indent)
-    failed = sum(check.status.value == "fail" for check in found.checks)
-    warned = sum(check.status.value == "warn" for check in found.checks)
-    skipped = sum(check.status.value == "skip" for check in found.checks)
-    counts = [counted(len(found.checks), "check"), f"{failed} failed", counted(warned, "warning")]
-    if skipped:
-        counts.append(f"{skipped} skipped")
-    verdict = "[green]ok[/green]" if found.ok else "[bold red]not ok[/bold red]"
-    console.print(f"{verdict}: {', '.join(counts)}")
-    return 0 if found.ok else 1
 
 
 def trial(found: Trial, *, as_json: bool) -> None:
