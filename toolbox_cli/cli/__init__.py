@@ -13,7 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from toolbox_cli import __version__
-from toolbox_cli.cli import db_commands, embedding_commands, schema_commands, search_commands, tool_commands
+from toolbox_cli.cli import (
+    compare_commands,
+    db_commands,
+    embedding_commands,
+    schema_commands,
+    search_commands,
+    tool_commands,
+)
 from toolbox_cli.cli.errors import guarded
 from toolbox_cli.cli.help import CommandGroup
 
@@ -50,6 +57,7 @@ def _root(
 schema_commands.register(app)
 embedding_commands.register(app)
 search_commands.register(app)
+compare_commands.register(app)
 tool_commands.register(app)
 app.add_typer(db_commands.app, name="db")
 

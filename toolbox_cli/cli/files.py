@@ -10,6 +10,7 @@ from toolbox_cli.domain.errors import InvalidUsageError
 
 if TYPE_CHECKING:
     from toolbox_cli.core.json_stream import ByteSource
+    from toolbox_cli.domain.questions import Question
 
 
 @contextmanager
@@ -24,6 +25,15 @@ def source(name: str | None, *, sample: bool) -> Iterator[ByteSource]:
         )
     with open_sample() if sample else open_tool_file(str(name)) as stream:
         yield stream
+
+
+def questions(name: str) -> list[Question]:
+    """The questions of a file, or of standard input for ``-``; InvalidUsageError for what is none."""
+    from toolbox_cli.core.questions import EXPECTED, read_questions
+    from toolbox_cli.core.tool_files import open_tool_file
+
+    with open_tool_file(name, what="questions", expected=EXPECTED) as stream:
+        return read_questions(stream, "standard input" if name == "-" else name)
 
 
 def sink(name: str | None) -> AbstractContextManager[BinaryIO]:

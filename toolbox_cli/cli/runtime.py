@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import cached_property
 from types import TracebackType
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from toolbox_cli.db.search import PostgresSearchStore
     from toolbox_cli.db.tools import PostgresToolStore
     from toolbox_cli.db.transfer import PostgresTransferStore
-    from toolbox_cli.domain.models import Generation, Target
+    from toolbox_cli.domain.models import Generation, Role, Target
     from toolbox_cli.domain.ports import Embedder, Progress
     from toolbox_cli.domain.settings import Settings
 
@@ -165,6 +165,14 @@ class Services:
         from toolbox_cli.domain.models import Role
 
         return (await (await self.registry()).state()).require_generation(Role(role))
+
+    async def generations(self) -> Mapping[Role, Generation]:
+        """The live generations; StateError where the registry has no record of them."""
+        from toolbox_cli.domain.models import Role
+
+        state = await (await self.registry()).state()
+        state.require_generation(Role.CURRENT)
+        return state.generations
 
     async def target(self, options: TargetOptions) -> Target:
         """What a migration is to lead to."""

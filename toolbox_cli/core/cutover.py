@@ -62,6 +62,8 @@ async def cutover(work: Workshop, options: CutoverOptions, consent: Consent) -> 
     embedded, LockBusyError naming who holds the table, EmbeddingServiceError when the last tools cannot be embedded.
     """
     change = await work.registry.plan_cutover()
+    if change.already_done:
+        return _report(work, change, [])
     checks = await gates(work.store, work.quality, change.generation, options.min_recall)
     refused = any(check.status is CheckStatus.FAIL for check in checks)
     if options.dry_run or (refused and not consent.force):
@@ -70,7 +72,10 @@ async def cutover(work: Workshop, options: CutoverOptions, consent: Consent) -> 
     async with work.registry.exclusive_lock():
         # The answer may have taken hours, and another operator may have been faster.
         planned = await work.registry.plan_cutover()
-        if not same_agreement(change.outline, planned.outline) or planned.generation.id != change.generation.id:
+        if planned.already_done:
+            return _report(work, planned, [])
+        same = planned.generation.id == change.generation.id
+        if not same or not same_agreement(change.outline, planned.outline):
             raise StateError(
                 "the registry has changed while the question was open",
                 hint="Nothing was done. Run the command again.",
@@ -83,8 +88,9 @@ async def reindex_and_cut_over(
     work: Workshop, options: ReindexOptions, roles: Sequence[Role], consent: Consent
 ) -> ReindexOutcome:
     """Reindex, then cut over unless something went wrong; what a cutover would ask is asked before anything is paid."""
-    check_consent((await work.registry.plan_cutover()).outline, consent)
-    if not roles:
+    change = await work.registry.plan_cutover()
+    check_consent(change.outline, consent)
+    if not roles and not change.already_done:
         # Also one that was set aside by a roll back: it is what is to be cut over to.
         roles = (Role.CURRENT, Role.BUILDING)
     outcome = await reindex(work.store, work.build_embedder, work.settings, options, roles, work.progress, work.stop)
@@ -183,5 +189,6 @@ def _report(
         caught_up=caught_up,
         locked_seconds=None if seconds is None else round(seconds, 4),
         settings=right if wrong else None,
+        already_since=present.activated_at if change.already_done else None,
         outline=change.outline,
     )

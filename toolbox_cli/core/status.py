@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolbox_cli.core.gates import coverage_gate, index_gate, loaded
 from toolbox_cli.core.service import contradictions
-from toolbox_cli.domain.models import Census, Frozen, Generation, Role
+from toolbox_cli.domain.models import Census, CheckStatus, Frozen, Generation, Role
+from toolbox_cli.domain.verification import IndexProgress
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.settings import Settings
@@ -32,11 +34,17 @@ class IndexStatus(Frozen):
 
 
 class GenerationStatus(Frozen):
+    """``seconds_left`` is what a reindex would take at the measured speed: 0 when nothing is to be done, None when the
+    speed is not known.
+    """
+
     model: str | None
     dimension: int
     column: str
     index: IndexStatus | None
+    index_build: IndexProgress | None
     census: Census
+    seconds_left: float | None
     endpoint_url: str | None
     rolled_back: bool
 
@@ -60,6 +68,8 @@ class Status(Frozen):
     workers: list[str]
     #: What the settings say against the registry; the server's inserts fail where they do.
     contradictions: list[str]
+    #: Why a cutover would be refused now; empty when it would not, None when no generation is being built.
+    blockers: list[str] | None
     next_command: str | None
 
 
@@ -69,6 +79,7 @@ async def status(inspector: Inspector, settings: Settings) -> Status:
     facts = await inspector.schema()
     found = {generation.role.value: await _generation(inspector, facts, generation) for generation in facts.generations}
     generations = Generations(**found)
+    blockers = await _blockers(inspector, facts, generations)
     return Status(
         database=DatabaseStatus(
             server_version=server.server_version,
@@ -81,13 +92,31 @@ async def status(inspector: Inspector, settings: Settings) -> Status:
         unadopted=None if facts.problem or facts.generations else facts.column_type,
         workers=[worker.name for worker in await inspector.workers()],
         contradictions=contradictions(facts.generation, settings)[0] if facts.generation else [],
-        next_command=_next_command(facts, generations),
+        blockers=blockers,
+        next_command=_next_command(facts, generations, blockers),
     )
+
+
+async def _blockers(inspector: Inspector, facts: SchemaFacts, generations: Generations) -> list[str] | None:
+    """What a cutover would say no to. The recall of the index is left out: measuring it takes seconds."""
+    building = next((found for found in facts.generations if found.role is Role.BUILDING), None)
+    if building is None or building.rolled_back_at is not None or generations.building is None:
+        return None
+    outline = await inspector.cutover_outline()
+    checks = [
+        coverage_gate(building, generations.building.census),
+        index_gate(building, facts.index_faults.get(Role.BUILDING)),
+    ]
+    blockers = [f"{check.name}: {check.detail}" for check in checks if check.status is CheckStatus.FAIL]
+    blockers += [f"it names a column that moves: {phrase}" for phrase in outline.dependents]
+    blockers += [f"needs an agreement, it would be lost: {phrase}" for phrase in outline.losses]
+    return blockers
 
 
 async def _generation(inspector: Inspector, facts: SchemaFacts, generation: Generation) -> GenerationStatus:
     role: Role = generation.role
     index = next((index for index in facts.all_indexes if index.column == role.column), None)
+    census = await inspector.census(generation)
     return GenerationStatus(
         model=generation.model,
         dimension=generation.dimension,
@@ -101,21 +130,35 @@ async def _generation(inspector: Inspector, facts: SchemaFacts, generation: Gene
         )
         if index
         else None,
-        census=await inspector.census(generation),
+        index_build=await inspector.index_build(generation),
+        census=census,
+        seconds_left=await _seconds_left(inspector, generation, census),
         endpoint_url=generation.endpoint_url,
         rolled_back=generation.rolled_back_at is not None,
     )
 
 
-def _next_command(facts: SchemaFacts, generations: Generations) -> str | None:
-    current = generations.current
+async def _seconds_left(inspector: Inspector, generation: Generation, census: Census) -> float | None:
+    pending = census.missing + census.stale
+    if pending == 0:
+        return 0.0
+    speed = await inspector.speed(generation)
+    return round(pending / speed, 1) if speed else None
+
+
+def _next_command(facts: SchemaFacts, generations: Generations, blockers: list[str] | None) -> str | None:
+    current, building = generations.current, generations.building
     if facts.problem is not None or facts.pending or current is None:
         return "toolbox migrate"
+    if blockers is not None and building is not None:
+        filled = loaded(building.census) and facts.index_faults.get(Role.BUILDING) is None
+        behind = current.model is not None and current.census.missing + current.census.stale > 0
+        return "toolbox reindex" if behind or not filled else "toolbox cutover"
     if current.model is None:
         # Nothing can be embedded before a model is named; a migration does, and keeps these vectors.
         return "toolbox migrate"
     if current.census.fresh < current.census.active:
         return "toolbox reindex"
-    if facts.index_fault is not None:
+    if facts.index_faults.get(Role.CURRENT) is not None:
         return "toolbox reindex"
     return None

@@ -71,8 +71,8 @@ class BadEntry:
 
 
 @contextmanager
-def open_tool_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file of tools, or standard input for ``-``. Raises InvalidUsageError for what cannot be opened."""
+def open_tool_file(path: str | Path, *, what: str = "tools", expected: str = EXPECTED) -> Iterator[BinaryIO]:
+    """A file of tools, or of ``what``; standard input for ``-``. Raises InvalidUsageError if it cannot be opened."""
     if str(path) == "-":
         yield sys.stdin.buffer
         return
@@ -80,18 +80,18 @@ def open_tool_file(path: str | Path) -> Iterator[BinaryIO]:
         raise InvalidUsageError("the name of the file is empty", hint="Name a file, or `-` for standard input.")
     try:
         if Path(path).is_dir():
-            raise InvalidUsageError(f"{path} is a directory, expected a file of tools", hint=EXPECTED)
+            raise InvalidUsageError(f"{path} is a directory, expected a file of {what}", hint=expected)
         # A named pipe or /dev/stdin is as good as a file.
         opened = open(path, "rb")  # noqa: SIM115 - the time of opening has errors of its own
     except FileNotFoundError as exc:
         raise InvalidUsageError(
             f"{path} does not exist",
-            hint="Check the path; `-` reads standard input, `--sample` our own catalogue.",
+            hint=f"Check the path; `-` reads {what} from standard input.",
         ) from exc
     except PermissionError as exc:
         raise InvalidUsageError(
             f"{path} may not be read by this user",
-            hint="Grant read permission, or pipe it in: `… | toolbox import -`.",
+            hint="Grant read permission, or pipe it in and name `-`.",
         ) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         raise InvalidUsageError(f"{str(path)!r} cannot be opened: {exc}", hint="Check the path.") from exc

@@ -145,14 +145,15 @@ def _index(verification: Verification, facts: SchemaFacts, generation: Generatio
         verification.add("index", CheckStatus.WARN, "none, as asked for: every search reads all vectors")
         return
     names = ", ".join(f"{index.name} ({index.method}, {index.element})" for index in facts.indexes)
-    if facts.index_fault is None:
+    fault = facts.index_faults.get(generation.role)
+    if fault is None:
         verification.add("index", CheckStatus.PASS, f"{names}: valid, fits {generation.dimension} dimensions")
         return
     if generation.index_method == "ivfflat" and not facts.indexes:
         detail = "no ivfflat index yet: it is built when there are vectors to learn its lists from"
         verification.add("index", CheckStatus.WARN, detail, "toolbox reindex")
         return
-    detail = f"{names}: {facts.index_fault}" if names else "there is no vector index: every search reads all vectors"
+    detail = f"{names}: {fault}" if names else "there is no vector index: every search reads all vectors"
     remedy = "toolbox migrate" if generation.model is None else "toolbox reindex"
     verification.add("index", CheckStatus.FAIL, detail, remedy)
 

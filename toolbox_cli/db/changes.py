@@ -163,8 +163,12 @@ class RegistryCutover:
         self._session = session
         self._state = state
         self._plan = plan_cutover(state)
-        self.generation: Generation = state.generations[Role.BUILDING]
-        self.current: Generation = state.generations[Role.CURRENT]
+        self.already_done = Role.BUILDING not in state.generations
+        former, present = Role.CURRENT, Role.BUILDING
+        if self.already_done:
+            former, present = Role.PREVIOUS, Role.CURRENT
+        self.generation: Generation = state.generations[present]
+        self.current: Generation = state.generations[former]
 
     @property
     def outline(self) -> Outline:

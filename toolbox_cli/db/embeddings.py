@@ -115,11 +115,7 @@ class PostgresEmbeddingStore:
             return await read_state(self._reader, count=count)
 
     async def learned(self, generation: Generation) -> Learned | None:
-        """What earlier runs learned of the generation's service, not older than a week: services change."""
-        with database_errors():
-            async with self._reader.cursor(row_factory=class_row(Learned)) as cursor:
-                await cursor.execute(query("embeddings", "learned"), _service(generation))
-                return await cursor.fetchone()
+        return await learned_of(self._reader, generation)
 
     async def learn(self, generation: Generation, learned: Learned) -> None:
         """Remember it for the next run."""
@@ -226,6 +222,14 @@ class PostgresEmbeddingStore:
         }
         with database_errors():
             await self._writer.execute(query("embeddings", "record_failure"), parameters)
+
+
+async def learned_of(connection: psycopg.AsyncConnection, generation: Generation) -> Learned | None:
+    """What earlier runs learned of the generation's service; a limit not older than a week: services change."""
+    with database_errors():
+        async with connection.cursor(row_factory=class_row(Learned)) as cursor:
+            await cursor.execute(query("embeddings", "learned"), _service(generation))
+            return await cursor.fetchone()
 
 
 async def census(connection: psycopg.AsyncConnection, generation: Generation) -> Census:

@@ -23,3 +23,12 @@ SELECT set_config('max_parallel_maintenance_workers', '0', false);
 -- name: progress --
 -- How far the index build of a server process is.
 SELECT phase, greatest(tuples_done, 0) FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
+
+-- name: build_under_way --
+-- How far the build of this index is, whoever does it. The load of the tuples is the long part, and says how many.
+SELECT p.phase,
+       CASE WHEN p.tuples_total > 0 THEN p.tuples_done::float8 / p.tuples_total
+            WHEN p.blocks_total > 0 THEN p.blocks_done::float8 / p.blocks_total END AS share
+FROM pg_stat_progress_create_index p
+JOIN pg_class c ON c.oid = p.index_relid
+WHERE p.relid = to_regclass('tools') AND c.relname = %(index)s;

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from toolbox_cli.db.embeddings import census, columns_of, space_of
+from toolbox_cli.db.embeddings import census, columns_of, learned_of, space_of
 from toolbox_cli.db.faults import database_errors, first_line, translate
 from toolbox_cli.db.index_builds import index_fault
 from toolbox_cli.db.locks import LOCK_SPACE, WORKER_LOCK
@@ -17,11 +17,12 @@ from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.yoyo_runner import load_migrations
 from toolbox_cli.domain.errors import StateError
 from toolbox_cli.domain.models import Census, Generation, Role, ServerInfo
-from toolbox_cli.domain.verification import Sample, SchemaFacts, VectorFaults, Worker
+from toolbox_cli.domain.verification import IndexProgress, Sample, SchemaFacts, VectorFaults, Worker
 
 if TYPE_CHECKING:
     from toolbox_cli.db.registry import Registry
     from toolbox_cli.db.state import RegistryState
+    from toolbox_cli.domain.changes import Outline
 
 
 class PostgresInspector:
@@ -43,7 +44,9 @@ class PostgresInspector:
             column_type=state.columns.get(Role.CURRENT.column),
             column_dimension=state.dimension_of(Role.CURRENT),
             indexes=list(state.indexes_on(Role.CURRENT)),
-            index_fault=index_fault(state, generation) if generation else None,
+            index_faults={
+                role: fault for role, found in state.generations.items() if (fault := index_fault(state, found))
+            },
             generation=generation,
             generations=list(state.generations.values()),
             all_indexes=list(state.indexes),
@@ -93,6 +96,20 @@ class PostgresInspector:
             async with self._connection.cursor(row_factory=class_row(Worker)) as cursor:
                 await cursor.execute(query("locks", "holders"), {"space": LOCK_SPACE, "key": WORKER_LOCK})
                 return await cursor.fetchall()
+
+    async def index_build(self, generation: Generation) -> IndexProgress | None:
+        parameters = {"index": generation.role.index_name}
+        with database_errors():
+            async with self._connection.cursor(row_factory=class_row(IndexProgress)) as cursor:
+                await cursor.execute(query("indexes", "build_under_way"), parameters)
+                return await cursor.fetchone()
+
+    async def speed(self, generation: Generation) -> float | None:
+        learned = await learned_of(self._connection, generation)
+        return learned.tools_per_second if learned else None
+
+    async def cutover_outline(self) -> Outline:
+        return (await self._registry.plan_cutover()).outline
 
 
 def _problem(state: RegistryState) -> str | None:

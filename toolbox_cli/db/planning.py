@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolbox_cli.db import online, plans
-from toolbox_cli.db.drafts import Plan
+from toolbox_cli.db.drafts import Plan, nothing
 from toolbox_cli.db.index_builds import IndexBuild, plan_index
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.db.yoyo_runner import MigrationFile, load_migrations
@@ -86,15 +86,19 @@ def plan_online(state: RegistryState, target: Target) -> Planned:
 
 
 def plan_cutover(state: RegistryState) -> Plan:
-    """The building generation takes the name over; StateError when none is being built."""
+    """The building generation takes the name over; nothing where it has done so before.
+
+    Raises StateError when none is being built, and none was before this one.
+    """
     state.require_generation(Role.CURRENT)
-    if Role.BUILDING not in state.generations:
-        raise StateError(
-            "no new generation is being built",
-            hint="Begin with `toolbox migrate --online --model M --dimension N`.",
-        )
-    plan = plans.bring_forward(state)
-    return plan.then(online.end_log(plan.after))
+    if Role.BUILDING in state.generations:
+        plan = plans.bring_forward(state)
+        return plan.then(online.end_log(plan.after))
+    if Role.PREVIOUS in state.generations:
+        return nothing(state)
+    raise StateError(
+        "no new generation is being built", hint="Begin with `toolbox migrate --online --model M --dimension N`."
+    )
 
 
 def plan_rollback(state: RegistryState, to: str | None) -> Planned:

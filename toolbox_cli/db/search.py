@@ -16,10 +16,13 @@ from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 
 from toolbox_cli.db.faults import database_errors
+from toolbox_cli.db.index_builds import index_fault
 from toolbox_cli.db.indexes import shape_for
 from toolbox_cli.db.queries import query
+from toolbox_cli.db.state import read_state
 from toolbox_cli.domain.models import Generation, SearchHit
 from toolbox_cli.domain.searching import GenerationMovedError, SearchFilter
+from toolbox_cli.domain.verification import Sample
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Vectors
@@ -43,9 +46,7 @@ class PostgresSearchStore:
 
         Raises GenerationMovedError when the generation has lost its column to another one meanwhile.
         """
-        from pgvector import Vector
-
-        parameters = _parameters(generation, Vector(vector).to_text(), where, limit)
+        parameters = _parameters(generation, self.text_of(vector), where, limit)
         with database_errors():
             hits = await self._nearest(generation, parameters)
             if not hits:
@@ -72,6 +73,26 @@ class PostgresSearchStore:
             async with self._connection.cursor(row_factory=scalar_row) as cursor:
                 await cursor.execute(statement, {"count": count})
                 return await cursor.fetchall()
+
+    async def sample_tools(self, generation: Generation, count: int) -> list[Sample]:
+        """At most so many tools that have a vector, the same at every call."""
+        statement = query("search", "sample_tools", column=sql.Identifier(generation.role.column))
+        with database_errors():
+            async with self._connection.cursor(row_factory=class_row(Sample)) as cursor:
+                await cursor.execute(statement, {"count": count})
+                return await cursor.fetchall()
+
+    async def has_index(self, generation: Generation) -> bool:
+        """Whether the generation's column has the vector index that it asks for."""
+        with database_errors():
+            state = await read_state(self._connection)
+        return generation.index_method != "none" and index_fault(state, generation) is None
+
+    def text_of(self, vector: Vectors) -> str:
+        """A vector in pgvector's text form."""
+        from pgvector import Vector
+
+        return Vector(vector).to_text()
 
     async def _nearest(self, generation: Generation, parameters: dict[str, Any]) -> list[SearchHit]:
         column = sql.Identifier(generation.role.column)

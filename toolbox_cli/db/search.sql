@@ -64,3 +64,11 @@ SELECT {column}::text FROM tools
 WHERE id = ANY (ARRAY(SELECT id FROM tools WHERE is_active AND {column} IS NOT NULL
                       ORDER BY hashint8extended(id, 0) LIMIT %(count)s))
 ORDER BY id;
+
+-- name: sample_tools --
+-- Active tools with their texts, spread over all ids and the same at every call.
+SELECT id, name::text AS name, toolbox_tool_text(name::text, description::text, input_schema) AS text
+FROM tools
+WHERE id = ANY (ARRAY(SELECT id FROM tools WHERE is_active AND {column} IS NOT NULL
+                      ORDER BY hashint8extended(id, 1) LIMIT %(count)s))
+ORDER BY id;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from toolbox_cli.domain.errors import ToolboxError
@@ -52,7 +53,8 @@ class Side(Frozen):
 
 
 class CutoverReport(Frozen):
-    """``done`` is False where a gate refused, or where nothing was to be done but to look.
+    """``done`` is False where a gate refused, or where nothing was to be done: ``already_since`` says since when search
+    reads the newer generation, None where it was not cut over before.
 
     ``caught_up`` tools were embedded by the cutover itself. ``locked_seconds`` is how long the transaction that swapped
     took, its wait for the lock included: at most so long anybody waited. ``settings`` says what the ToolBox server's
@@ -66,6 +68,7 @@ class CutoverReport(Frozen):
     caught_up: int
     locked_seconds: float | None
     settings: str | None
+    already_since: datetime | None = None
     outline: Outline
 
 
@@ -96,6 +99,10 @@ class CutoverChange(Protocol):
     @property
     def current(self) -> Generation:
         """The one that search reads until then."""
+
+    @property
+    def already_done(self) -> bool:
+        """Whether nothing is being built, because it took over before: ``current`` is then the former one."""
 
     async def watch_changes(self, progress: Progress) -> None:
         """From now on, write down which tools the server touches; when this returns, no writer is unwatched."""

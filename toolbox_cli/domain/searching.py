@@ -9,6 +9,7 @@ from toolbox_cli.domain.models import Frozen, Generation, SearchHit
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Vectors
+    from toolbox_cli.domain.verification import Sample
 
 
 class GenerationMovedError(StateError):
@@ -48,3 +49,9 @@ class QualityStore(SearchStore, Protocol):
     async def by_index(self, generation: Generation, vector: str, limit: int) -> list[SearchHit]: ...
 
     async def exact(self, generation: Generation, vector: str, limit: int) -> list[SearchHit]: ...
+
+    async def sample_tools(self, generation: Generation, count: int) -> list[Sample]: ...
+
+    async def has_index(self, generation: Generation) -> bool: ...
+
+    def text_of(self, vector: Vectors) -> str: ...

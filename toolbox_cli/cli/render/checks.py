@@ -63,6 +63,9 @@ def cutover_text(found: CutoverReport, *, dry_run: bool) -> None:
     console = paper()
     check_lines(console, found.checks)
     former, present = _side(found.former), _side(found.present)
+    if found.already_since is not None:
+        console.print(f"Nothing to do: search reads {present} since {found.already_since:%Y-%m-%d %H:%M:%S} UTC.")
+        return
     if not found.done:
         refused = sum(check.status.value == "fail" for check in found.checks)
         if refused:

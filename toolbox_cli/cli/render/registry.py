@@ -92,6 +92,8 @@ def status(found: Status, *, as_json: bool) -> None:
             line("set aside" if generation.rolled_back else role, first)
             for text in further:
                 line("", text)
+    for phrase in found.blockers or ():
+        line("blocked", plain(phrase), "yellow")
     for phrase in found.contradictions:
         line("settings", plain(phrase), "red")
     for worker in found.workers:
@@ -99,6 +101,8 @@ def status(found: Status, *, as_json: bool) -> None:
     current = found.generations.current
     if found.next_command:
         line("next", Text(found.next_command, style="bold"))
+        if found.next_command == "toolbox cutover":
+            line("", "`toolbox compare` shows what it would change, `toolbox cutover --dry-run` whether it would pass")
     elif found.contradictions:
         line("next", Text("toolbox verify", style="bold"))
     elif current is not None and current.census.active == 0:
@@ -110,6 +114,10 @@ def status(found: Status, *, as_json: bool) -> None:
 def _generation_lines(role: str, generation: GenerationStatus) -> list[str]:
     census, index = generation.census, generation.index
     indexed = f"{index.method} index{'' if index.valid else ' (INVALID)'}" if index else "no index"
+    if generation.index_build is not None:
+        share = generation.index_build.share
+        far = "" if share is None else f" {share:.0%}"
+        indexed = f"index: {plain(generation.index_build.phase)}{far}"
     lines = [f"{plain(generation.model or 'unknown model')}, {generation.dimension} dimensions, {indexed}"]
     if generation.model is None:
         # Nobody signed them, so none counts as fresh; they are there all the same.
@@ -118,6 +126,8 @@ def _generation_lines(role: str, generation: GenerationStatus) -> list[str]:
         return [*lines, _KEPT] if role == "previous" else lines
     counts = [f"{census.fresh} of {counted(census.active, 'active tool')} fresh"]
     counts += [f"{n} {word}" for word in ("stale", "missing", "failed") if (n := getattr(census, word))]
+    if generation.seconds_left:
+        counts.append(f"about {_duration(generation.seconds_left)} at the measured speed")
     lines.append(f"{bar(census.fresh, census.active)} {', '.join(counts)}")
     if role == "previous":
         lines.append(_KEPT)
@@ -126,6 +136,12 @@ def _generation_lines(role: str, generation: GenerationStatus) -> list[str]:
     elif generation.endpoint_url:
         lines.append("made in this process, no service needed" if _builtin(generation) else generation.endpoint_url)
     return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _builtin(generation: GenerationStatus) -> bool:
