@@ -34,6 +34,8 @@ from toolbox_cli.db.embedded import EmbeddedServer
 TOOLS = 40
 EVERYTHING = os.environ.get("FAULTS") == "all"
 SEED = int(os.environ.get("FAULTS_SEED", random.randrange(10_000)))
+#: To look at some again: "297 during,12 before".
+POINTS = os.environ.get("FAULTS_AT", "")
 #: Statements of each command in the usual run.
 A_FEW = 5
 LEFTOVERS = (
@@ -154,7 +156,7 @@ def test_killed_at_any_statement_and_run_again(
 
     def run(command: tuple[str, ...], kill_at: int | None = None, moment: str = "before") -> tuple[int, int, str]:
         run = forked.run(*(word.format(new=new.url) for word in command), kill_at=kill_at, moment=moment)
-        return run.code, run.statements, run.err
+        return run.code, run.statements, run.out + run.err
 
     prepared = create_database(server) if case.legacy else clone(server, registry_template)
     monkeypatch.setenv("DATABASE_URL", prepared)
@@ -180,7 +182,9 @@ def test_killed_at_any_statement_and_run_again(
     assert statements > 10
 
     points = [(at, moment) for at in range(1, statements + 1) for moment in MOMENTS]
-    if not EVERYTHING:
+    if POINTS:
+        points = [(int(at), moment) for at, moment in (point.split() for point in POINTS.split(","))]
+    elif not EVERYTHING:
         points = random.Random(SEED).sample(points, A_FEW)
     for at, moment in points:
         killed = clone(server, template)

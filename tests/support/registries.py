@@ -84,6 +84,10 @@ async def migrate(conninfo: str, wanted: Target | None = None, **options: Any) -
     return await carry_out(conninfo, lambda registry: registry.plan_migrate(wanted), **options)
 
 
+async def migrate_online(conninfo: str, wanted: Target, **options: Any) -> Outline:
+    return await carry_out(conninfo, lambda registry: registry.plan_migrate(wanted, online=True), **options)
+
+
 async def rollback(conninfo: str, to: str | None = None, **options: Any) -> Outline:
     return await carry_out(conninfo, lambda registry: registry.plan_rollback(to), **options)
 

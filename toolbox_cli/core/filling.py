@@ -139,7 +139,6 @@ async def fill(
         return exc
     finally:
         run.seconds = run.seconds or time.perf_counter() - started
-        _remark(run, progress, known.max_tokens if known else 0)
     return None
 
 
@@ -206,7 +205,9 @@ async def defers_index(
     return pending > DEFER_INDEX_ABOVE * selected
 
 
-def _remark(run: Run, progress: Progress, limit: int) -> None:
+def remark(run: Run, progress: Progress) -> None:
+    """Say what an operator should know of the passes besides their counts."""
+    known = find_model(run.generation.model)
     if run.tallies and run.tallies[-1].conflicts:
         number = run.tallies[-1].conflicts
         tools = "1 tool was" if number == 1 else f"{number} tools were"
@@ -215,7 +216,7 @@ def _remark(run: Run, progress: Progress, limit: int) -> None:
     if cut:
         texts = "1 text was" if len(cut) == 1 else f"{len(cut)} texts were"
         progress.note(
-            f"{texts} longer than the model's {limit} tokens (estimated) and cut;"
+            f"{texts} longer than the model's {known.max_tokens if known else 0} tokens (estimated) and cut;"
             " --long-texts refuse lists such tools as failed instead"
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from toolbox_cli.core.batches import ASCII_CHARACTERS_A_TOKEN
-from toolbox_cli.core.filling import ReindexOptions, Run, complete_index, defers_index, fill, selected
+from toolbox_cli.core.filling import ReindexOptions, Run, complete_index, defers_index, fill, remark, selected
 from toolbox_cli.core.service import at_its_service
 from toolbox_cli.domain.errors import EmbeddingServiceError, InterruptedRunError, StateError, ToolboxError
 from toolbox_cli.domain.models import Frozen, Generation, ReindexSummary, Role
@@ -151,6 +151,7 @@ async def _fill_one(
     try:
         return await fill(store, embedder, run, await selected(store, options), options, progress, stop)
     finally:
+        remark(run, progress)
         await embedder.aclose()
 
 

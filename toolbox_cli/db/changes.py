@@ -205,9 +205,16 @@ class RegistryCutover:
         return took
 
     async def give_up(self, progress: Progress) -> None:
-        """Watch no longer. Where the lock cannot be had the next command that changes the registry does it."""
-        with suppress(LockBusyError), database_errors():
-            plan = online.end_log(self._state)
+        """Watch no longer. Where readers hold the table the trigger is only put to sleep, which they do not notice; the
+        next command that changes the registry clears it up.
+        """
+        try:
+            await self._end(online.end_log(self._state), progress)
+        except LockBusyError:
+            await self._end(online.pause_log(self._state), progress)
+
+    async def _end(self, plan: Plan, progress: Progress) -> None:
+        with database_errors():
             await self._session.patiently(lambda: self._session.run(plan), progress, patience=PATIENCE_AT_THE_END)
 
 

@@ -7,6 +7,8 @@ the scan would hold everybody up for as long as it takes to read the table.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psycopg
 from psycopg import sql
 
@@ -72,7 +74,12 @@ def begin_building(state: RegistryState, target: Target) -> Plan:
     draft.add_column(Role.BUILDING, target.space.dimension, "a second column for the new embeddings, empty")
     draft.add_fingerprint(Role.BUILDING, "fingerprints of the new embeddings")
     draft.add(insert_generation(Role.BUILDING, target), "record the generation that is being built")
-    return draft.plan(vectors=vectors, losses=losses)
+    plan = draft.plan(vectors=vectors, losses=losses)
+    kept = vectors_lost(state, Role.PREVIOUS)
+    if not kept:
+        return plan
+    note = f"the cutover will drop what is kept of the last change: {kept[0]}; `toolbox prune` does so now"
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _take_up(state: RegistryState, building: Generation, target: Target) -> Plan:
@@ -109,6 +116,12 @@ def end_log(state: RegistryState) -> Plan:
         Statement(sql.SQL("DROP TABLE IF EXISTS embedding_changes"), "watch no changes any more"),
     )
     return Plan(statements, state, locks=True)
+
+
+def pause_log(state: RegistryState) -> Plan:
+    """Write nothing down any more, without the lock that readers hold off: what is left is cleared up later."""
+    pause = sql.SQL("ALTER TABLE tools DISABLE TRIGGER toolbox_note_change")
+    return Plan((Statement(pause, "watch no changes any more"),), state)
 
 
 def refuse_if_stale(connection: psycopg.AsyncConnection, generation: Generation) -> sql.Composed:

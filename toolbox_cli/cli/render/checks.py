@@ -55,8 +55,12 @@ def cutover(found: CutoverReport, *, dry_run: bool, as_json: bool) -> int:
         document(found)
     else:
         cutover_text(found, dry_run=dry_run)
-    refused = any(check.status.value == "fail" for check in found.checks)
-    return 1 if refused and not found.done else 0
+    return 1 if refuses(found) else 0
+
+
+def refuses(found: CutoverReport) -> bool:
+    """Whether a check said no, and was heeded."""
+    return not found.done and any(check.status.value == "fail" for check in found.checks)
 
 
 def cutover_text(found: CutoverReport, *, dry_run: bool) -> None:

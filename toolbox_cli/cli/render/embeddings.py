@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from toolbox_cli.cli.render.checks import cutover_text
+from toolbox_cli.cli.render.checks import cutover_text, refuses
 from toolbox_cli.cli.render.layout import Column, columns, labelled, paper
 from toolbox_cli.cli.render.output import counted, document
 from toolbox_cli.cli.report import plain
@@ -69,7 +69,7 @@ def reindex(outcome: ReindexOutcome, *, as_json: bool) -> int:
             cutover_text(outcome.cutover, dry_run=False)
     if outcome.stopped_by is not None:
         raise outcome.stopped_by
-    refused = outcome.cutover is not None and not outcome.cutover.done
+    refused = outcome.cutover is not None and refuses(outcome.cutover)
     return 1 if refused or any(summary.failed for summary in summaries) else 0
 
 
