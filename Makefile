@@ -13,7 +13,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint type check bench build docs clean
+.PHONY: help demo test lint type check faults bench build docs clean
 
 help: ## list the targets
 	@echo 'Usage: make TARGET'
@@ -38,9 +38,13 @@ type: $(STAMP) ## check types
 
 check: lint type test ## lint, type and test: what CI runs
 
-bench: $(STAMP) ## measure reindex against the service alone, and at size (20 minutes)
+faults: $(STAMP) ## kill every command at every statement, twice, and run it again (10 minutes)
+	@FAULTS=all $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/online/test_killed.py
+
+bench: $(STAMP) ## measure reindex against the service alone, at size, and changes beside traffic (25 minutes)
 	@$(BIN)/python tests/benchmarks/reindex.py --json bench.json
 	@$(BIN)/python tests/benchmarks/scale.py
+	@$(BIN)/python tests/benchmarks/online.py
 
 build: $(STAMP) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir $(DIST)

@@ -264,6 +264,22 @@ def test_another_address_or_spelling_of_the_same_model_is_followed() -> None:
     assert (found.model, found.endpoint_url, found.note) == ("BAAI/bge-m3", ELSEWHERE, None)
 
 
+def test_an_address_alone_may_be_another_models_and_is_not_followed() -> None:
+    found = service_of(generation("bge-m3", 1024), settings(embedding_endpoint_url=ELSEWHERE))
+    assert (found.model, found.endpoint_url) == ("bge-m3", DEFAULT_ENDPOINT_URL)
+    assert "set EMBEDDING_MODEL=bge-m3 too" in (found.note or "")
+    # The default model is what settings without a model mean.
+    found = service_of(generation("nomic-embed-text-v1.5", 768), settings(embedding_endpoint_url=ELSEWHERE))
+    assert (found.endpoint_url, found.note) == (ELSEWHERE, None)
+
+
+@pytest.mark.parametrize("role", [Role.BUILDING, Role.PREVIOUS])
+def test_settings_speak_of_the_current_generation_alone(role: Role) -> None:
+    given = settings(embedding_model="BAAI/bge-m3", embedding_endpoint_url=ELSEWHERE)
+    found = service_of(generation("bge-m3", 1024).model_copy(update={"role": role}), given)
+    assert (found.model, found.endpoint_url, found.note) == ("bge-m3", DEFAULT_ENDPOINT_URL, None)
+
+
 def test_another_model_is_not_followed_and_said_so() -> None:
     given = settings(embedding_model="e5-base-v2", embedding_endpoint_url=ELSEWHERE)
     found = service_of(generation("bge-m3", 1024), given)

@@ -22,6 +22,7 @@ from support.registries import (
     random_vectors,
     roles,
     rows,
+    target,
     value,
     vectors,
 )
@@ -29,6 +30,7 @@ from support.reindexing import add_tools, census
 
 from toolbox_cli.db.search import PostgresSearchStore
 from toolbox_cli.domain.models import Role
+from toolbox_cli.domain.ports import SilentProgress
 from toolbox_cli.domain.searching import GenerationMovedError, SearchFilter
 
 TOOLS = 30
@@ -315,6 +317,39 @@ async def test_a_question_of_one_model_is_never_held_against_another(toolbox: To
         await asyncio.to_thread(toolbox, "cutover")
         with pytest.raises(GenerationMovedError):
             await store.nearest(before, vector, SearchFilter(), 5)
+
+
+async def test_under_the_lock_nothing_is_read_that_grows_with_the_registry(toolbox: Toolbox, built: str) -> None:
+    """Neither by the swap, nor by the way back, nor by a change at once: no scan of the table at all."""
+    scanned = (
+        "SELECT pg_stat_force_next_flush(), seq_scan, seq_tup_read FROM pg_stat_user_tables WHERE relname = 'tools'"
+    )
+    async with opened(built) as registry:
+
+        async def scans() -> tuple[int, int]:
+            # Twice: a session hands its numbers on at the end of a statement.
+            await registry.connection.execute(scanned)
+            row = await (await registry.connection.execute(scanned)).fetchone()
+            assert row is not None
+            return row[1], row[2]
+
+        swap = await registry.plan_cutover()
+        await swap.watch_changes(SilentProgress())
+        execute(built, "UPDATE tools SET description = description || '!' WHERE name = 'tool_1'")
+        execute(
+            built,
+            "UPDATE tools SET embedding_next_fingerprint = toolbox_seal('new-model', 16, '', 1, name, description,"
+            " input_schema) WHERE name = 'tool_1'",
+        )
+        before = await scans()
+        await swap.execute(SilentProgress())
+        assert await scans() == before
+        for plan in (registry.plan_rollback(None), registry.plan_migrate(target(4, "third"))):
+            planned = await plan
+            before = await scans()
+            for step in planned._planned.steps:
+                await planned._once(step)
+            assert await scans() == before
 
 
 PAIRS = [

@@ -76,7 +76,9 @@ class Session:
                     raise LockBusyError(
                         f"the table 'tools' could not be locked within {patience:g} s: "
                         f"{holders or 'it was held by one short transaction after the other'}",
-                        hint="Nothing of this step was done. Run it again when that session has ended its transaction.",
+                        hint="Nothing of this step was done. Run it again when that session has ended its transaction."
+                        f" Where statements of more than {self.lock_timeout_ms} ms overlap all the time, let others"
+                        " wait as long as those take: TOOLBOX_LOCK_TIMEOUT_MS.",
                     ) from exc
                 if holders and holders.split(" (")[0] != told:
                     told = holders.split(" (")[0]
