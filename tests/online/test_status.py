@@ -32,12 +32,12 @@ def test_from_the_beginning_to_the_end_of_a_change(
     assert begun["generations"]["current"]["seconds_left"] == 0
 
     new_service.behaviour.capacity = 250
-    toolbox("reindex", "--limit", "250").ok()
+    toolbox("reindex", "--limit", "150").ok()
     halfway = toolbox("status", "--json").ok().json["generations"]["building"]
-    assert halfway["census"]["fresh"] == 250
+    assert halfway["census"]["fresh"] == 150
     assert 0.05 < halfway["seconds_left"] < 5
     text = toolbox("status").ok().out
-    assert "250 of 300 active tools fresh, 50 missing, about" in text
+    assert "150 of 300 active tools fresh, 150 missing, about" in text
     assert "blocked     index" in text
 
     toolbox("reindex").ok()
