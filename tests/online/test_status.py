@@ -18,7 +18,7 @@ def online(service: Service) -> tuple[str, ...]:
 def test_from_the_beginning_to_the_end_of_a_change(
     toolbox: Toolbox, registry: str, old_service: Service, new_service: Service
 ) -> None:
-    add_tools(registry, 300)
+    add_tools(registry, 500)
     toolbox("reindex").ok()
     before = toolbox("status", "--json").ok().json
     assert before["blockers"] is None
@@ -26,18 +26,18 @@ def test_from_the_beginning_to_the_end_of_a_change(
     begun = toolbox("status", "--json").ok().json
     assert begun["next_command"] == "toolbox reindex"
     assert [blocker.split(":")[0] for blocker in begun["blockers"]] == ["coverage", "index"]
-    assert begun["generations"]["building"]["census"]["missing"] == 300
+    assert begun["generations"]["building"]["census"]["missing"] == 500
     # Never asked before: nobody knows how fast it is.
     assert begun["generations"]["building"]["seconds_left"] is None
     assert begun["generations"]["current"]["seconds_left"] == 0
 
-    new_service.behaviour.capacity = 250
-    toolbox("reindex", "--limit", "150").ok()
+    new_service.behaviour.capacity = 500
+    toolbox("reindex", "--limit", "250").ok()
     halfway = toolbox("status", "--json").ok().json["generations"]["building"]
-    assert halfway["census"]["fresh"] == 150
+    assert halfway["census"]["fresh"] == 250
     assert 0.05 < halfway["seconds_left"] < 5
     text = toolbox("status").ok().out
-    assert "150 of 300 active tools fresh, 150 missing, about" in text
+    assert "250 of 500 active tools fresh, 250 missing, about" in text
     assert "blocked     index" in text
 
     toolbox("reindex").ok()
