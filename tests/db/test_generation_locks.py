@@ -70,3 +70,22 @@ async def test_two_migrations_at_once(registry_database: str) -> None:
     assert not [outcome for outcome in both if isinstance(outcome, BaseException)]
     assert roles(registry_database) == {"current": ("test-model", 16), "previous": ("test-model", 8)}
     assert len(vectors(registry_database, "embedding_previous")) == 5
+
+
+async def test_reading_the_registry_beside_somebody_who_drops_and_builds_its_index(registry_database: str) -> None:
+    """A reindex does so; PostgreSQL answers «cache lookup failed» to whoever asks about it in that moment."""
+    stop = asyncio.Event()
+
+    async def drop_and_build() -> None:
+        async with await psycopg.AsyncConnection.connect(registry_database, autocommit=True) as other:
+            while not stop.is_set():
+                await other.execute("DROP INDEX IF EXISTS ix_tools_embedding")
+                await other.execute("CREATE INDEX ix_tools_embedding ON tools USING hnsw (embedding vector_cosine_ops)")
+
+    dropping = asyncio.create_task(drop_and_build())
+    async with opened(registry_database) as registry:
+        for _ in range(150):
+            found = (await registry.state(count=True)).indexes
+            assert [index.name for index in found] in ([], ["ix_tools_embedding"])
+    stop.set()
+    await dropping

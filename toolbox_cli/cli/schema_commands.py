@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from toolbox_cli.domain.changes import Outline
 
 IndexChoice = Literal["hnsw", "ivfflat", "none"]
+FILL_IT = "[bold]toolbox reindex[/bold] fills the new column; search goes on with the present embeddings."
 
 
 def register(app: typer.Typer) -> None:
@@ -76,7 +77,12 @@ def migrate(
         )
 
     outline = run("migrate", action)
-    render.sql(outline, as_json=json) if sql else render.outline(outline, done=not dry_run, as_json=json)
+    if sql:
+        render.sql(outline, as_json=json)
+    elif online:
+        render.outline(outline, done=not dry_run, as_json=json, following=FILL_IT)
+    else:
+        render.outline(outline, done=not dry_run, as_json=json)
 
 
 def cutover(

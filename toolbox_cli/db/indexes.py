@@ -88,7 +88,6 @@ def expected_index(role: Role, dimension: int, method: IndexMethod) -> VectorInd
         operator_class=shape.operator_class,
         dimension=dimension,
         valid=True,
-        definition="",
     )
 
 

@@ -33,7 +33,7 @@ WHERE to_regprocedure(name) IS NOT NULL;
 SELECT c.relname AS name, a.attname AS "column", am.amname AS method,
        split_part(format_type(e.atttypid, NULL), '(', 1) AS element, o.opcname AS operator_class,
        CASE WHEN e.atttypmod > 0 THEN e.atttypmod END AS dimension,
-       i.indisvalid AS valid, pg_get_indexdef(c.oid) AS definition, pg_relation_size(c.oid) AS size_bytes
+       i.indisvalid AS valid, coalesce(pg_relation_size(c.oid), 0) AS size_bytes
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am am ON am.oid = c.relam

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.rows import class_row, dict_row, scalar_row
 
 from toolbox_cli.db.attachments import Attachments, read_attachments
@@ -39,6 +39,9 @@ REQUIRED_COLUMNS: Mapping[str, str] = {
     "updated_at": "timestamp.*",
     "embedding": r"vector(\(\d+\))?|public\.vector(\(\d+\))?",
 }
+
+#: How often the catalogue is read again when something in it has just been dropped.
+READS = 4
 
 _VECTOR = re.compile(r"(?:\w+\.)?vector\((\d+)\)")
 
@@ -115,6 +118,18 @@ async def read_state(connection: psycopg.AsyncConnection, *, count: bool = False
     ``count`` also reads what only a plan needs: how many vectors each column has (the heap, once a column), and what
     hangs on the columns.
     """
+    for _ in range(READS):
+        try:
+            return await _read_state(connection, count=count)
+        except errors.InternalError as exc:
+            # PostgreSQL's own functions look at the catalogue as it is now, not as the query's snapshot has it: an
+            # index that another session has just dropped is an error to them.
+            if "cache lookup failed" not in str(exc):
+                raise
+    return await _read_state(connection, count=count)
+
+
+async def _read_state(connection: psycopg.AsyncConnection, *, count: bool) -> RegistryState:
     fetched: dict[str, list[Any]] = {}
     async with connection.cursor(row_factory=dict_row) as cursor:
         for name in ("server", "tables", "columns", "functions"):

@@ -122,7 +122,6 @@ class VectorIndex(Frozen):
     operator_class: str
     dimension: int | None
     valid: bool
-    definition: str
     size_bytes: int = 0
 
 

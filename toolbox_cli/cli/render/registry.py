@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 
 
 def outline(
-    found: Outline, *, done: bool, as_json: bool, nothing: str = "Nothing to do: the registry is as asked for."
+    found: Outline,
+    *,
+    done: bool,
+    as_json: bool,
+    nothing: str = "Nothing to do: the registry is as asked for.",
+    following: str = "[bold]toolbox status[/bold] shows what is left to do.",
 ) -> None:
-    """A change of schema or generations, carried out or only planned; ``nothing`` stands for an empty one."""
+    """A change of schema or generations, carried out or only planned.
+
+    ``nothing`` stands for an empty one, ``following`` says what comes next.
+    """
     if as_json:
         document(found.model_dump(mode="json") | {"done": done and not found.empty})
         return
@@ -47,7 +55,7 @@ def outline(
     if done and found.retires:
         console.print("Next: [bold]toolbox reindex[/bold] embeds the tools again; until then search finds nothing.")
     elif done and not found.empty:
-        console.print("Next: [bold]toolbox status[/bold] shows what is left to do.")
+        console.print(f"Next: {following}")
 
 
 def sql(found: Outline, *, as_json: bool) -> None:
