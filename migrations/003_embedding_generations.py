@@ -14,9 +14,11 @@ from psycopg import sql
 from yoyo import step
 
 from toolbox_cli.db.drafts import Draft, Plan
+from toolbox_cli.db.indexes import drop_index
 from toolbox_cli.db.migration_steps import execute_planned
 from toolbox_cli.db.plans import insert_generation
 from toolbox_cli.db.state import RegistryState
+from toolbox_cli.db.text_index import TEXT_INDEX
 from toolbox_cli.domain.models import EmbeddingSpace, IndexMethod, Role, Target
 
 __depends__ = {"002_fix_embedding_dimension"}
@@ -204,6 +206,9 @@ def downgrade(state: RegistryState) -> Plan:
     draft.add(sql.SQL("DROP TABLE IF EXISTS embedding_failures"), "the list of refused tools goes")
     draft.add(sql.SQL("DROP TABLE IF EXISTS embedding_generations"), "the record of generations goes")
     draft.add(sql.SQL("DROP TABLE IF EXISTS embedding_services"), "what was learned of services goes")
+    if state.text_index is not None:
+        # Built outside of a transaction after this migration, with its function.
+        draft.add(drop_index(TEXT_INDEX), "no text index without the text")
     raw = "text, integer, text, integer, text, text, json"
     for function in (f"toolbox_matches(bytea, {raw})", f"toolbox_seal({raw})", f"toolbox_short_seal({raw})"):
         draft.add(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.SQL(function)), "nothing to compare")
@@ -214,7 +219,7 @@ def downgrade(state: RegistryState) -> Plan:
     draft.add(sql.SQL("DROP FUNCTION IF EXISTS toolbox_tool_text(text, text, json)"), "no text to fingerprint")
     plan = draft.plan(losses=losses)
     tables = plan.after.tables - {"embedding_generations", "embedding_failures", "embedding_services"}
-    return replace(plan, after=replace(plan.after, tables=tables, has_functions=False, generations={}))
+    return replace(plan, after=replace(plan.after, tables=tables, text_index=None, has_functions=False, generations={}))
 
 
 def _record_unsigned(draft: Draft, target: Target, role: Role, dimension: int) -> None:

@@ -186,7 +186,9 @@ def test_json_of_the_tools(registry: str, service: Service, toolbox: Toolbox, tm
     has(listed["tools"][0], "id", "name", "description", "category", "tags", "is_active")
     assert toolbox("list", "--json", "--category", "nothing").ok().json == {"total": 0, "tools": []}
 
-    found = toolbox("search", "calculate numbers", "--json", "--limit", "3", "--threshold", "-1").ok().json
+    asked = ("search", "calculate numbers", "--json", "--limit", "3", "--threshold", "-1")
+    assert toolbox(*asked).ok().json["mode"] == "hybrid"
+    found = toolbox(*asked, "--mode", "vector").ok().json
     has(found, "query", "mode", "model", "threshold", "results")
     assert (found["query"], found["mode"], found["threshold"]) == ("calculate numbers", "vector", -1)
     similarities = [

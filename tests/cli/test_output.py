@@ -96,7 +96,9 @@ def test_nothing_is_wider_than_the_terminal(filled: str) -> None:
 
 
 def test_search_at_80_columns(filled: str) -> None:
-    header, *hits = on_terminal("search", "calculate numbers", "-n", "200", "--category", "math", width=80)
+    question = ("search", "calculate numbers", "-n", "200", "--category", "math")
+    assert on_terminal(*question, width=80)[0].split() == ["name", "category", "similarity", "words", "description"]
+    header, *hits = on_terminal(*question, "--mode", "vector", width=80)
     assert header.split() == ["name", "category", "similarity", "description"]
     for rank, hit in enumerate(hits, start=1):
         assert re.match(rf"\s*{rank}  \S+.*math\s+[█░]{{8}} -?\d\.\d{{3}}\s+\S", hit), hit
@@ -135,7 +137,9 @@ def test_empty_answers_say_why(registry: str, service: Service, toolbox: Toolbox
     toolbox("import", "--sample").ok()
     assert "none after 900" in toolbox("list", "--offset", "900").ok().out
     assert "toolbox reindex" in toolbox("status").ok().out
-    assert "No tool was found" in toolbox("search", "x").ok().out
+    assert "there is no active tool with an embedding" in toolbox("search", "x", "--mode", "vector").ok().out
+    assert "with category 'none'" in toolbox("search", "x", "--category", "none").ok().out
+    assert "has one of the words" in toolbox("search", "xyzzy", "--mode", "text").ok().out
     assert toolbox("prune").ok().out == "Nothing to drop: no vectors are kept for a roll back.\n"
     assert toolbox("deactivate", "calculator").ok().out == "calculator is now inactive\n"
     assert toolbox("deactivate", "calculator").ok().out == "calculator is already inactive\n"

@@ -14,6 +14,7 @@ from support.postgres import clone, drop_database
 from toolbox_cli.db.embedded import EmbeddedServer
 from toolbox_cli.db.indexes import shape_for
 from toolbox_cli.db.queries import load, query
+from toolbox_cli.db.text_index import CONFIGURATION, lexemes
 
 FOLDER = resources.files("toolbox_cli.db")
 MODULES = sorted(entry.name.removesuffix(".sql") for entry in FOLDER.iterdir() if entry.name.endswith(".sql"))
@@ -26,6 +27,8 @@ PARTS: dict[str, sql.Composable] = {
     "fingerprint": sql.Identifier("embedding_fingerprint"),
     "expression": _SHAPE.expression("t", "embedding"),
     "operator": sql.SQL("<=>"),
+    "configuration": sql.Literal(CONFIGURATION),
+    "lexemes": lexemes("t"),
     "probe": _SHAPE.probe(sql.Placeholder("vector")),
 }
 #: Parameters whose type the driver gives with the value, and PostgreSQL cannot guess from the statement alone.

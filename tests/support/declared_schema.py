@@ -84,6 +84,10 @@ INDEXES: dict[str, str] = {
     "ix_tools_is_active": "tools USING btree (is_active)",
     "ix_tools_active_category": "tools USING btree (is_active, category)",
     "ix_tools_tags": "tools USING gin (((tags)::jsonb))",
+    "ix_tools_text": (
+        "tools USING gin (to_tsvector('english'::regconfig, "
+        '"left"(toolbox_tool_text((name)::text, description, input_schema), 50000)))'
+    ),
     "ix_tools_embedding": "tools USING hnsw (embedding vector_cosine_ops)",
     "tool_executions_pkey": "UNIQUE tool_executions USING btree (id)",
     "ix_executions_tool_id": "tool_executions USING btree (tool_id)",

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 import psycopg
 from support.registries import SERVER_INSERT, dimension_of, literal, random_vectors, rows
 
-from toolbox_cli.core.search import search
+from toolbox_cli.core.search import SearchRequest, search
 from toolbox_cli.db.connection import connect
 from toolbox_cli.db.search import PostgresSearchStore
 from toolbox_cli.db.state import read_state
 from toolbox_cli.domain.models import Generation, Role
-from toolbox_cli.domain.searching import SearchFilter
 from toolbox_cli.embedding.http import HttpEmbedder
 
 LIMIT = 5
@@ -74,13 +73,13 @@ async def _search(conninfo: str, text: str, name: str, seen: Searches, stop: thr
     try:
         while not stop.is_set():
             started = time.monotonic()
-            found = await search(store, current, embedder, text, SearchFilter(), limit=LIMIT, threshold=None)
+            found = await search(store, current, embedder, SearchRequest(text, limit=LIMIT))
             seen.longest = max(seen.longest, time.monotonic() - started)
             seen.answered += 1
             seen.models.add(found.model)
             if len(found.results) != LIMIT:
                 seen.wrong.append(f"{len(found.results)} results")
-            elif (found.results[0].name, found.results[0].similarity > 0.999) != (name, True):
+            elif (found.results[0].name, found.results[0].cosine > 0.999) != (name, True):
                 seen.wrong.append(f"{found.results[0]} by {found.model}")
     except Exception as exc:  # whatever it is, the test is to show it
         seen.wrong.append(repr(exc))

@@ -36,6 +36,24 @@ def questions(name: str) -> list[Question]:
         return read_questions(stream, "standard input" if name == "-" else name)
 
 
+def labelled_questions(name: str | None, *, sample: bool) -> list[Question]:
+    """Questions whose answers are known, of a file or of the bundled set; InvalidUsageError where none is labelled."""
+    from toolbox_cli.core.catalog_data import open_sample_questions
+    from toolbox_cli.core.questions import EXPECTED, labelled, read_questions
+
+    if sample == (name is not None):
+        raise InvalidUsageError(
+            "expected either a FILE or --sample", hint="toolbox eval questions.jsonl, or toolbox eval --sample"
+        )
+    if sample:
+        with open_sample_questions() as stream:
+            return labelled(read_questions(stream, "the bundled questions"))
+    found = labelled(questions(str(name)))
+    if not found:
+        raise InvalidUsageError(f"no question in {name} says which tools answer it", hint=EXPECTED)
+    return found
+
+
 def sink(name: str | None) -> AbstractContextManager[BinaryIO]:
     """Where to export to: standard output, or a file that appears whole or not at all."""
     from toolbox_cli.core.tool_files import create_export_file

@@ -11,5 +11,16 @@ if TYPE_CHECKING:
 
 def open_sample() -> BinaryIO:
     """The bundled catalogue, one tool a line (JSONL, UTF-8), for ``import_tools``. The caller closes it."""
-    opened = resources.files("toolbox_cli").joinpath("data", "catalog.jsonl").open("rb")
+    return _open("catalog.jsonl")
+
+
+def open_sample_questions() -> BinaryIO:
+    """Questions to the bundled catalogue with the names of the right tools, for ``read_questions``. The caller closes
+    it.
+    """
+    return _open("questions.jsonl")
+
+
+def _open(name: str) -> BinaryIO:
+    opened = resources.files("toolbox_cli").joinpath("data", name).open("rb")
     return cast("BinaryIO", opened)  # typeshed says IO[bytes], of which BinaryIO is the only kind

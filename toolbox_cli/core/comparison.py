@@ -50,7 +50,7 @@ class Side:
         """Of all results, shape (results,)."""
         import numpy as np
 
-        return np.array([hit.similarity for answer in self.answers for hit in answer], dtype=np.float64)
+        return np.array([hit.cosine for answer in self.answers for hit in answer], dtype=np.float64)
 
 
 def compared(
@@ -189,8 +189,8 @@ def _similarities(side: Side, limit: int, edges: NDArray[np.float64]) -> Similar
     import numpy as np
 
     counts, _ = np.histogram(side.similarities(), bins=edges)
-    first = [answer[0].similarity for answer in side.answers if answer]
-    last = [answer[:limit][-1].similarity for answer in side.answers if answer]
+    first = [answer[0].cosine for answer in side.answers if answer]
+    last = [answer[:limit][-1].cosine for answer in side.answers if answer]
     return Similarities(
         first_median=round(float(np.median(first)), 4) if first else 0.0,
         last_median=round(float(np.median(last)), 4) if last else 0.0,

@@ -40,5 +40,5 @@ def share_found(found: Sequence[SearchHit], exact: Sequence[SearchHit]) -> float
     """Which share of an exact result list was found, from 0 to 1; 1 where there was nothing to find."""
     if not exact:
         return 1.0
-    least = exact[-1].similarity - SAME
-    return min(1.0, sum(hit.similarity >= least for hit in found) / len(exact))
+    least = exact[-1].cosine - SAME
+    return min(1.0, sum(hit.cosine >= least for hit in found) / len(exact))

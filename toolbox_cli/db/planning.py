@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from toolbox_cli.db import online, plans
 from toolbox_cli.db.drafts import Plan, nothing
 from toolbox_cli.db.index_builds import IndexBuild, plan_index
 from toolbox_cli.db.state import RegistryState
+from toolbox_cli.db.text_index import text_index_statements
 from toolbox_cli.db.yoyo_runner import MigrationFile, load_migrations
 from toolbox_cli.domain.errors import InvalidUsageError, StateError
 from toolbox_cli.domain.models import Generation, Role, Target
@@ -50,7 +51,7 @@ def plan_migrate(state: RegistryState, target: Target) -> Planned:
     elif "embedding_generations" in state.tables:
         steps.append(Step("record of the current generation", plans.record_current(simulated, target)))
     simulated = steps[-1].plan.after if steps else state
-    return Planned(_tidied(state, steps), plan_index(simulated, target, generation))
+    return Planned(_tidied(state, steps), _with_text_index(state, plan_index(simulated, target, generation)))
 
 
 def plan_online(state: RegistryState, target: Target) -> Planned:
@@ -73,7 +74,7 @@ def plan_online(state: RegistryState, target: Target) -> Planned:
     if generation is not None and plans.signature(generation.space) == plans.signature(target.space):
         plan = plans.update_service(simulated, generation, target)
         steps += [Step("service of the current generation", plan)] if plan.statements else []
-        return Planned(_tidied(state, steps))
+        return Planned(_tidied(state, steps), _with_text_index(state, None))
     if generation is None and "embedding_generations" in state.tables:
         adopted = online.adoption_target(target, dimension)
         plan = plans.record_current(simulated, adopted)
@@ -82,7 +83,7 @@ def plan_online(state: RegistryState, target: Target) -> Planned:
     plan = online.begin_building(simulated, target)
     if plan.statements:
         steps.append(Step(ONLINE, plan))
-    return Planned(_tidied(state, steps))
+    return Planned(_tidied(state, steps), _with_text_index(state, None))
 
 
 def plan_cutover(state: RegistryState) -> Plan:
@@ -147,6 +148,12 @@ def _pending(state: RegistryState, target: Target) -> tuple[list[Step], Registry
             steps.append(Step(f"migration {file.id}", plan, file))
             simulated = plan.after
     return steps, simulated
+
+
+def _with_text_index(state: RegistryState, build: IndexBuild | None) -> IndexBuild:
+    """The builds that follow a migration. It has made the function that the text index is built with."""
+    build = build or IndexBuild()
+    return replace(build, statements=(*build.statements, *text_index_statements(state)))
 
 
 def _tidied(state: RegistryState, steps: list[Step]) -> list[Step]:

@@ -70,3 +70,7 @@ SELECT count(*) FROM tools;
 SELECT max(retired_at) FROM embedding_generations
 WHERE role = 'retired' AND activated_at IS NULL
   AND retired_at > (SELECT max(activated_at) FROM embedding_generations);
+
+-- name: text_index --
+-- Whether the full-text index is there, and valid.
+SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass('ix_tools_text') AND i.indrelid = to_regclass('tools');

@@ -6,11 +6,9 @@ the index took 6.4 ms with 0.83; with a rare pair of tags 6 ms against 82 ms.
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import class_row, scalar_row
@@ -20,11 +18,14 @@ from toolbox_cli.db.index_builds import index_fault
 from toolbox_cli.db.indexes import shape_for
 from toolbox_cli.db.queries import query
 from toolbox_cli.db.state import read_state
+from toolbox_cli.db.text_search import PostgresTextSearch, filters_of
 from toolbox_cli.domain.models import Generation, SearchHit
-from toolbox_cli.domain.searching import GenerationMovedError, SearchFilter
+from toolbox_cli.domain.searching import Found, GenerationMovedError, SearchFilter
 from toolbox_cli.domain.verification import Sample
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from toolbox_cli.domain.ports import Vectors
 
 #: Up to this many candidates every one is measured.
@@ -35,28 +36,48 @@ MAX_EF_SEARCH = 1_000
 OVERSAMPLING = {"vector": 1, "halfvec": 2, "bit": 20}
 
 
-class PostgresSearchStore:
-    def __init__(self, connection: psycopg.AsyncConnection) -> None:
-        self._connection = connection
-
+class PostgresSearchStore(PostgresTextSearch):
     async def nearest(
         self, generation: Generation, vector: Vectors, where: SearchFilter, limit: int
     ) -> list[SearchHit]:
-        """The ``limit`` tools nearest to a float32 vector of shape (dimension,), the nearest first.
+        """The ``limit`` tools nearest to a float32 vector of shape (dimension,), the nearest first."""
+        return (await self.find(generation, self.text_of(vector), where, limit)).hits
+
+    async def find(self, generation: Generation, vector: str, where: SearchFilter, limit: int) -> Found:
+        """The same for a vector in pgvector's text form, and how it was done.
 
         Raises GenerationMovedError when the generation has lost its column to another one meanwhile.
         """
-        parameters = _parameters(generation, self.text_of(vector), where, limit)
+        parameters = _parameters(generation, vector, where, limit)
         with database_errors():
-            hits = await self._nearest(generation, parameters)
-            if not hits:
+            found = await self._find(generation, parameters)
+            if not found.hits:
                 await self._check_in_place(generation, parameters)
-        return hits
+        return found
+
+    async def measured(self, generation: Generation, vector: str, ids: Sequence[int]) -> list[SearchHit]:
+        """Tools by id with their similarity, None where they have no vector; in the order of ``ids``."""
+        parameters = _parameters(generation, vector, SearchFilter(), len(ids)) | {"ids": list(ids)}
+        statement = query("text_search", "measured", column=sql.Identifier(generation.role.column))
+        found = await self._by_id(statement, parameters, ids)
+        if ids and not found:
+            with database_errors():
+                await self._check_in_place(generation, parameters)
+        return found
+
+    async def stored_vector(self, generation: Generation, tool_id: int) -> str | None:
+        """A tool's vector in pgvector's text form, None where it has none."""
+        statement = query("search", "stored_vector", column=sql.Identifier(generation.role.column))
+        with database_errors():
+            async with self._connection.cursor(row_factory=scalar_row) as cursor:
+                await cursor.execute(statement, {"id": tool_id})
+                return await cursor.fetchone()
 
     async def by_index(self, generation: Generation, vector: str, limit: int) -> list[SearchHit]:
         """What the vector index finds among the active tools, however few there are."""
         with database_errors():
-            return await self._by_index(generation, _parameters(generation, vector, SearchFilter(), limit))
+            hits, _ = await self._by_index(generation, _parameters(generation, vector, SearchFilter(), limit))
+            return hits
 
     async def exact(self, generation: Generation, vector: str, limit: int) -> list[SearchHit]:
         """The nearest active tools by reading every vector."""
@@ -94,17 +115,18 @@ class PostgresSearchStore:
 
         return Vector(vector).to_text()
 
-    async def _nearest(self, generation: Generation, parameters: dict[str, Any]) -> list[SearchHit]:
+    async def _find(self, generation: Generation, parameters: dict[str, Any]) -> Found:
+        """Count first: exact where few tools are left, by the index beyond."""
         column = sql.Identifier(generation.role.column)
         statement = query("search", "count_candidates", column=column)
         row = await (await self._connection.execute(statement, parameters)).fetchone()
         candidates = int(row[0]) if row else 0
         if candidates > EXACT_UP_TO:
-            hits = await self._by_index(generation, parameters)
+            hits, ef_search = await self._by_index(generation, parameters)
             if len(hits) == parameters["limit"]:
-                return hits
+                return Found(hits, "index", candidates, ef_search)
             # The filters left the index short of results: the exact way finds them all.
-        return await self._fetch(query("search", "exact", column=column), parameters)
+        return Found(await self._fetch(query("search", "exact", column=column), parameters), "exact", candidates, None)
 
     async def _check_in_place(self, generation: Generation, parameters: dict[str, Any]) -> None:
         statement = query("search", "generation_in_role")
@@ -114,7 +136,7 @@ class PostgresSearchStore:
                 f"the {generation.role.value} generation has changed meanwhile", hint="Run the command again."
             )
 
-    async def _by_index(self, generation: Generation, parameters: dict[str, Any]) -> list[SearchHit]:
+    async def _by_index(self, generation: Generation, parameters: dict[str, Any]) -> tuple[list[SearchHit], int]:
         shape = shape_for(generation.dimension)
         candidates = max(parameters["limit"] * OVERSAMPLING[shape.element], 100 if shape.element == "bit" else 0)
         expression = shape.expression("t", generation.role.column)
@@ -133,7 +155,7 @@ class PostgresSearchStore:
             with suppress(pg.InvalidParameterValue, pg.UndefinedObject, pg.InvalidName):
                 async with self._connection.transaction():
                     await self._connection.execute(query("search", "iterate"))
-            return await self._fetch(statement, parameters | {"candidates": candidates})
+            return await self._fetch(statement, parameters | {"candidates": candidates}), ef_search
 
     async def _fetch(self, statement: sql.Composed, parameters: dict[str, Any]) -> list[SearchHit]:
         async with self._connection.cursor(row_factory=class_row(SearchHit)) as cursor:
@@ -142,13 +164,10 @@ class PostgresSearchStore:
 
 
 def _parameters(generation: Generation, vector: str, where: SearchFilter, limit: int) -> dict[str, Any]:
-    return {
+    return filters_of(where) | {
         "role": generation.role.value,
         "generation_id": generation.id,
         "vector": vector,
-        "include_inactive": where.include_inactive,
-        "category": where.category,
-        "tags": json.dumps(list(where.tags)) if where.tags else None,
         "limit": limit,
         "enough": EXACT_UP_TO + 1,
     }

@@ -72,3 +72,7 @@ FROM tools
 WHERE id = ANY (ARRAY(SELECT id FROM tools WHERE is_active AND {column} IS NOT NULL
                       ORDER BY hashint8extended(id, 1) LIMIT %(count)s))
 ORDER BY id;
+
+-- name: stored_vector --
+-- A tool's vector as text; NULL where it has none.
+SELECT {column}::text FROM tools WHERE id = %(id)s;

@@ -58,6 +58,8 @@ class RegistryState:
     created_executions: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     indexes: tuple[VectorIndex, ...] = ()
+    #: Whether the full-text index is valid; None when there is none.
+    text_index: bool | None = None
     has_functions: bool = False
     generations: Mapping[Role, Generation] = field(default_factory=dict)
     applied: tuple[str, ...] = ()
@@ -152,6 +154,7 @@ async def _read_state(connection: psycopg.AsyncConnection, *, count: bool) -> Re
     tools = 0
     attachments = await read_attachments(connection) if count and "tools" in tables else Attachments()
     async with connection.cursor(row_factory=scalar_row) as scalars:
+        text_index = await (await scalars.execute(query("schema", "text_index"))).fetchone()
         if count and "embedding_generations" in tables:
             abandoned_at = await (await scalars.execute(query("schema", "abandoned"))).fetchone()
         if "_yoyo_migration" in tables:
@@ -170,6 +173,7 @@ async def _read_state(connection: psycopg.AsyncConnection, *, count: bool) -> Re
         created_executions=tables.get("tool_executions") == TABLE_COMMENT,
         columns=columns,
         indexes=tuple(indexes),
+        text_index=text_index,
         has_functions=len(fetched["functions"]) == 4,
         generations={generation.role: generation for generation in generations},
         applied=tuple(applied),

@@ -211,13 +211,44 @@ class ReindexSummary(Frozen):
 
 
 class SearchHit(Frozen):
-    """``similarity`` is the cosine, 1 − distance, in [−1, 1]."""
+    """``similarity`` is the cosine, 1 − distance, in [−1, 1]; None for a tool that was found by its words alone.
+
+    ``score`` is what the results are ordered by where that is not the similarity, else None; ``coverage`` the share of
+    the question's words that the tool has, rare words counting more, None where words were not looked at.
+    """
 
     id: int
     name: str
     description: str
     category: str
-    similarity: float
+    similarity: float | None
+    score: float | None = None
+    coverage: float | None = None
+
+    @property
+    def cosine(self) -> float:
+        """The similarity of a tool that was found by its vector."""
+        if self.similarity is None:
+            raise RuntimeError(f"{self.name} was not found by its vector")
+        return self.similarity
+
+
+class Explanation(Frozen):
+    """How a search was done. ``path`` is ``exact`` (every vector read), ``index`` or ``text index``.
+
+    ``candidates`` is how many tools the filters left, counted no further than the choice of the path needed. Times are
+    in seconds; the rest of ``total`` is connecting and this program.
+    """
+
+    mode: str
+    model: str | None
+    path: str
+    index: str | None
+    candidates: int
+    ef_search: int | None
+    embedding_seconds: float
+    database_seconds: float
+    total_seconds: float
 
 
 class SearchResult(Frozen):
@@ -226,6 +257,9 @@ class SearchResult(Frozen):
     model: str | None
     threshold: float | None
     results: list[SearchHit]
+    #: Why there are no results, in words; None where there are some.
+    reason: str | None = None
+    explanation: Explanation | None = None
 
 
 class CheckStatus(StrEnum):

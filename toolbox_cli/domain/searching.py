@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from toolbox_cli.domain.errors import StateError
 from toolbox_cli.domain.models import Frozen, Generation, SearchHit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from toolbox_cli.domain.ports import Vectors
     from toolbox_cli.domain.verification import Sample
 
@@ -16,7 +18,7 @@ class GenerationMovedError(StateError):
     """A generation has another column than a moment ago, or none: a cutover or a roll back has just ended."""
 
 
-SearchMode = Literal["vector"]
+SearchMode = Literal["vector", "text", "hybrid"]
 
 
 class SearchFilter(Frozen):
@@ -27,10 +29,41 @@ class SearchFilter(Frozen):
     include_inactive: bool = False
 
 
+class Found(NamedTuple):
+    """Results of a search by vector, and how they were found: see ``models.Explanation``."""
+
+    hits: list[SearchHit]
+    path: str
+    candidates: int
+    ef_search: int | None
+
+
 class SearchStore(Protocol):
+    async def find(self, generation: Generation, vector: str, where: SearchFilter, limit: int) -> Found: ...
+
     async def nearest(
         self, generation: Generation, vector: Vectors, where: SearchFilter, limit: int
     ) -> list[SearchHit]: ...
+
+    async def has_text_index(self) -> bool: ...
+
+    async def coverage(
+        self, question: str, where: SearchFilter, limit: int, also: Sequence[int] = ()
+    ) -> dict[int, float]:
+        """Which share of a question's words tools have, rare words counting more: the ``limit`` best, best first, and
+        those of ``also`` that have any.
+        """
+
+    async def active_names(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that are active tools."""
+
+    async def described(self, ids: Sequence[int]) -> list[SearchHit]: ...
+
+    async def measured(self, generation: Generation, vector: str, ids: Sequence[int]) -> list[SearchHit]: ...
+
+    async def stored_vector(self, generation: Generation, tool_id: int) -> str | None: ...
+
+    def text_of(self, vector: Vectors) -> str: ...
 
 
 class Recall(Frozen):
@@ -53,5 +86,3 @@ class QualityStore(SearchStore, Protocol):
     async def sample_tools(self, generation: Generation, count: int) -> list[Sample]: ...
 
     async def has_index(self, generation: Generation) -> bool: ...
-
-    def text_of(self, vector: Vectors) -> str: ...

@@ -6,13 +6,15 @@ from toolbox_cli.cli.render.embeddings import models, reindex, reindex_plan, tri
 from toolbox_cli.cli.render.html_report import check_report
 from toolbox_cli.cli.render.output import progress
 from toolbox_cli.cli.render.registry import embedded, outline, sql, status, url
-from toolbox_cli.cli.render.tools import exported, imported, search, switched, tool, tools
+from toolbox_cli.cli.render.searching import evaluation, search
+from toolbox_cli.cli.render.tools import exported, imported, switched, tool, tools
 
 __all__ = [
     "check_report",
     "comparison",
     "cutover",
     "embedded",
+    "evaluation",
     "exported",
     "imported",
     "models",

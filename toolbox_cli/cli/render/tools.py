@@ -11,42 +11,15 @@ from rich.markup import escape
 from rich.text import Text
 
 from toolbox_cli.cli import report
-from toolbox_cli.cli.render.layout import Column, bar, columns, labelled, paper
+from toolbox_cli.cli.render.layout import Column, columns, labelled, paper
 from toolbox_cli.cli.render.output import counted, document
 from toolbox_cli.cli.report import plain
 
 if TYPE_CHECKING:
-    from toolbox_cli.domain.models import SearchResult, Tool, ToolSummary
+    from toolbox_cli.domain.models import Tool, ToolSummary
     from toolbox_cli.domain.transfer import ExportSummary, ImportSummary
 
 _FAILURES_SHOWN = 20
-
-
-def search(found: SearchResult, *, as_json: bool) -> None:
-    if as_json:
-        document(found)
-        return
-    console = paper()
-    if not found.results:
-        cut = f" at least {found.threshold:g} similar" if found.threshold is not None else ""
-        console.print(
-            f"No tool{cut} was found: no active tool with an embedding is left by the filters."
-            " `toolbox list` shows the tools, `toolbox status` how many have an embedding.",
-            markup=False,
-        )
-        return
-    heads = (
-        Column("", right=True, fixed=True),
-        Column("name", style="bold"),
-        Column("category"),
-        Column("similarity", fixed=True),
-        Column("description"),
-    )
-    rows = [
-        (str(rank), hit.name, hit.category, f"{bar(hit.similarity, 1, 8)} {hit.similarity:.3f}", hit.description)
-        for rank, hit in enumerate(found.results, start=1)
-    ]
-    columns(console, heads, rows)
 
 
 def tools(

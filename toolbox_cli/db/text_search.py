@@ -1,0 +1,86 @@
+"""Search by words through PostgreSQL's full-text index. Needs no vector and no embedding service."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row, scalar_row
+
+from toolbox_cli.db.faults import database_errors
+from toolbox_cli.db.queries import always, query
+from toolbox_cli.db.text_index import CONFIGURATION, lexemes
+from toolbox_cli.domain.models import SearchHit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from toolbox_cli.domain.searching import SearchFilter
+
+#: A word that more than this share of the tools have says next to nothing about any of them: leaving those out made no
+#: difference to the quality. It saves time where there are many tools: so many are looked up whatever their share is,
+#: and no more than so many.
+COMMON_SHARE, FEW, MOST_COMMON = 0.1, 1_000, 20_000
+#: Few tools are counted, many estimated.
+COUNT_UP_TO = 20_000
+
+
+class PostgresTextSearch:
+    """Words only; ``PostgresSearchStore`` adds vectors."""
+
+    def __init__(self, connection: psycopg.AsyncConnection) -> None:
+        self._connection = connection
+
+    async def has_text_index(self) -> bool:
+        with database_errors():
+            async with self._connection.cursor(row_factory=scalar_row) as cursor:
+                await cursor.execute(query("schema", "text_index"))
+                return bool(await cursor.fetchone())
+
+    async def coverage(
+        self, question: str, where: SearchFilter, limit: int, also: Sequence[int] = ()
+    ) -> dict[int, float]:
+        """Which share of the question's words tools have, from above 0 to 1: the ``limit`` best, best first, and those
+        of ``also`` that have any.
+        """
+        parameters = filters_of(where) | {
+            "question": question.replace("\x00", ""),
+            "ids": list(also),
+            "limit": limit,
+            "enough": COUNT_UP_TO,
+        }
+        parts = {"configuration": sql.Literal(CONFIGURATION), "lexemes": lexemes("t")}
+        with database_errors():
+            counted = await self._connection.execute(query("text_search", "collection"), parameters)
+            tools = int(always(await counted.fetchone())[0])
+            parameters |= {"collection": tools, "common": min(max(int(COMMON_SHARE * tools), FEW), MOST_COMMON)}
+            cursor = await self._connection.execute(query("text_search", "coverage", **parts), parameters)
+            return {tool_id: float(coverage) for tool_id, coverage, _ in await cursor.fetchall()}
+
+    async def active_names(self, names: Iterable[str]) -> set[str]:
+        with database_errors():
+            async with self._connection.cursor(row_factory=scalar_row) as cursor:
+                await cursor.execute(query("text_search", "active_names"), {"names": list(names)})
+                return set(await cursor.fetchall())
+
+    async def described(self, ids: Sequence[int]) -> list[SearchHit]:
+        """Tools by id, in the order of ``ids``, without a similarity."""
+        return await self._by_id(query("text_search", "described"), {"ids": list(ids)}, ids)
+
+    async def _by_id(self, statement: sql.Composed, parameters: dict[str, Any], ids: Sequence[int]) -> list[SearchHit]:
+        with database_errors():
+            async with self._connection.cursor(row_factory=class_row(SearchHit)) as cursor:
+                await cursor.execute(statement, parameters)
+                found = {hit.id: hit for hit in await cursor.fetchall()}
+        return [found[tool_id] for tool_id in ids if tool_id in found]
+
+
+def filters_of(where: SearchFilter) -> dict[str, Any]:
+    """The parameters that every search statement filters by."""
+    return {
+        "include_inactive": where.include_inactive,
+        "category": where.category,
+        "tags": json.dumps(list(where.tags)) if where.tags else None,
+    }
