@@ -218,6 +218,7 @@ def test_json_of_the_tools(registry: str, service: Service, toolbox: Toolbox, tm
     assert [check["name"] for check in offline if check["status"] == "skip"] == [
         "service",
         "service_dimension",
+        "drift",
         "search",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,21 +22,24 @@ from support.registries import (
 )
 from support.service import Behaviour, EmbeddingService, vectors_of
 
+from toolbox_cli.core.checks.verification import Verification
 from toolbox_cli.core.status import Status
 from toolbox_cli.core.status import status as read_status
-from toolbox_cli.core.verify import Verification
+from toolbox_cli.core.verify import VerifyOptions
 from toolbox_cli.core.verify import verify as run_verify
 from toolbox_cli.db.inspection import PostgresInspector
 from toolbox_cli.db.search import PostgresSearchStore
 from toolbox_cli.domain.errors import ToolboxError
 from toolbox_cli.domain.models import Check, CheckStatus, Generation, Target
+from toolbox_cli.domain.ports import SilentProgress
 from toolbox_cli.domain.settings import Settings
 from toolbox_cli.embedding.http import HttpEmbedder
 
 MODEL, DIMENSION, TOOLS = "test-model", 8, 6
 ALL_CHECKS = [
-    "server", "pgvector", "migrations", "column", "settings", "index", "coverage", "fingerprints", "vectors",
-    "insert", "service", "service_dimension", "search",
+    "server", "pgvector", "migrations", "column", "settings", "server_settings", "leftovers", "index", "recall",
+    "planner", "index_size", "text_index", "coverage", "fingerprints", "vectors", "lengths", "duplicates", "outliers",
+    "insert", "service", "service_dimension", "drift", "search",
 ]  # fmt: skip
 
 
@@ -57,9 +61,11 @@ class Broken:
                 retry_timeout=0.0,
             )
 
+        services = SimpleNamespace(embedder=build, probe=None)
         async with opened(self.conninfo) as registry:
             inspector, store = PostgresInspector(registry), PostgresSearchStore(registry.connection)
-            return await run_verify(inspector, store, Settings(**settings), build, offline=offline)
+            options = VerifyOptions(offline=offline)
+            return await run_verify(inspector, store, Settings(**settings), services, options, SilentProgress())
 
     async def check(self, name: str, **options: Any) -> Check:
         found = {check.name: check for check in (await self.verify(**options)).checks}
@@ -123,7 +129,7 @@ async def test_offline_asks_nothing_of_the_service(registry: Broken) -> None:
     requests = registry.service.stats.requests
     found = await registry.verify(offline=True)
     assert registry.service.stats.requests == requests
-    assert problems(found) == dict.fromkeys(["service", "service_dimension", "search"], CheckStatus.SKIP)
+    assert problems(found) == dict.fromkeys(["service", "service_dimension", "drift", "search"], CheckStatus.SKIP)
     assert found.ok
 
 
@@ -172,7 +178,7 @@ BREAKAGES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "vector of length zero": (
         "UPDATE tools SET embedding = '[0,0,0,0,0,0,0,0]' WHERE name = 'tool_1'",
-        {"vectors": "toolbox reindex --all"},
+        {"vectors": "toolbox reindex --all", "drift": "toolbox reindex --all"},
     ),
     "insert refused": (
         "ALTER TABLE tools ADD CONSTRAINT refused CHECK (description NOT LIKE 'Written by toolbox%')",
@@ -187,7 +193,7 @@ BREAKAGES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "vectors of another model": (
         f"UPDATE tools SET embedding = '{literal(random_vectors(1, DIMENSION, seed=7)[0])}'",
-        {"search": "toolbox reindex --all"},
+        {"drift": "toolbox reindex --all", "search": "toolbox reindex --all"},
     ),
 }
 
@@ -269,6 +275,7 @@ async def test_service_down(registry: Broken) -> None:
     assert problems(found) == {
         "service": CheckStatus.FAIL,
         "service_dimension": CheckStatus.SKIP,
+        "drift": CheckStatus.SKIP,
         "search": CheckStatus.SKIP,
     }
     assert next(check for check in found.checks if check.name == "service").remedy
@@ -321,7 +328,8 @@ async def test_warnings_are_no_failures(registry: Broken) -> None:
 async def test_empty_registry(registry: Broken) -> None:
     registry.execute("DELETE FROM tools")
     found = await registry.verify()
-    assert problems(found) == {"search": CheckStatus.WARN}
+    skipped = dict.fromkeys(["recall", "planner", "drift"], CheckStatus.SKIP)
+    assert problems(found) == skipped | {"search": CheckStatus.WARN}
     assert found.ok
     assert (await registry.status()).next_command is None
 
@@ -333,6 +341,7 @@ async def test_vectors_of_unknown_origin(registry: Broken) -> None:
         "fingerprints": CheckStatus.FAIL,
         "service": CheckStatus.SKIP,
         "service_dimension": CheckStatus.SKIP,
+        "drift": CheckStatus.SKIP,
         "search": CheckStatus.SKIP,
     }
 

@@ -14,10 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolbox_cli.domain.errors import InputRefusedError, WrongDimensionError
-from toolbox_cli.embedding.answers import decode, parse_json
+from toolbox_cli.embedding.answers import decode as decode_answer
+from toolbox_cli.embedding.answers import parse_json
 from toolbox_cli.embedding.faults import UndecodableAnswerError, clean
 from toolbox_cli.embedding.retry_after import parse_duration, retry_after
 from toolbox_cli.embedding.texts import prepare, sendable
+
+
+def decode(payload: Any, **options: Any) -> Any:
+    """The vectors of an answer."""
+    return decode_answer(payload, **options).vectors
 
 
 def packed(*numbers: float) -> str:
@@ -49,6 +55,15 @@ def test_both_forms_give_the_same_vectors_in_the_order_of_the_texts(
     assert vectors.dtype == np.float32
     assert vectors.flags.writeable
     np.testing.assert_array_equal(vectors, np.array(rows, dtype=np.float32))
+
+
+def test_how_an_answer_came_is_known() -> None:
+    in_order = decode_answer(items(packed(1), packed(2)), count=2, dimension=1)
+    assert (in_order.base64, in_order.reordered) == (True, False)
+    swapped = {"data": [{"index": 1, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}
+    out_of_order = decode_answer(swapped, count=2, dimension=1)
+    assert (out_of_order.base64, out_of_order.reordered) == (False, True)
+    assert out_of_order.vectors.tolist() == [[2], [1]]
 
 
 def test_without_index_the_order_of_the_answer_counts() -> None:

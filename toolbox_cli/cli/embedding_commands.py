@@ -12,11 +12,11 @@ from toolbox_cli.cli import options
 from toolbox_cli.cli.runtime import Services, run
 
 if TYPE_CHECKING:
+    from toolbox_cli.core.checks.verification import Verification
     from toolbox_cli.core.filling import ReindexOptions
     from toolbox_cli.core.generation import Consent
     from toolbox_cli.core.reindex import ReindexOutcome, ReindexPlan
     from toolbox_cli.core.try_out import Trial
-    from toolbox_cli.core.verify import Verification
 
 
 class GenerationChoice(StrEnum):
@@ -61,6 +61,9 @@ def reindex(
     keep_index: Annotated[
         bool, typer.Option("--keep-index", help="Keep the vector index meanwhile: slower, but searches stay fast.")
     ] = False,
+    rebuild_index: Annotated[
+        bool, typer.Option("--rebuild-index", help="Build the vector index anew; the old one serves until then.")
+    ] = False,
     cutover: Annotated[
         bool, typer.Option("--cutover", help="Then let search read the generation that was built, if it is ready.")
     ] = False,
@@ -88,6 +91,7 @@ def reindex(
         max_rate=max_rate,
         long_texts=long_texts,
         keep_index=keep_index,
+        rebuild_index=rebuild_index,
     )
     roles = tuple(generation or ())
     if dry_run:
@@ -122,20 +126,35 @@ async def _reindex(
 
 
 def verify(
+    sample: Annotated[int, typer.Option("--sample", min=1, max=100_000, help="Vectors that are made again.")] = 64,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Also find out what the service does: limits, order, speed. Kept for reindex."),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Leave out what needs the embedding service.")] = False,
     json: options.JsonOption = False,
 ) -> None:
-    """Check the registry, its vectors and the service, and name the command that mends what is wrong."""
+    """Check the registry, its vectors and the service, and name the command that mends what is wrong.
+
+    Reads every vector, makes a sample of them again and compares: a green check stands for what was looked at, never
+    for what is recorded. Exit code 1 if a check failed.
+    """
     from toolbox_cli.cli import render
+    from toolbox_cli.core.verify import VerifyOptions
     from toolbox_cli.core.verify import verify as run_checks
+
+    if profile and offline:
+        raise typer.BadParameter("--profile needs the service that --offline leaves out")
+    chosen = VerifyOptions(offline=offline, sample=sample, profile=profile)
 
     async def action(services: Services) -> Verification:
         return await run_checks(
             await services.inspector(),
             await services.search_store(),
             services.settings,
-            services.embedder,
-            offline=offline,
+            services,
+            chosen,
+            render.progress(),
         )
 
     raise typer.Exit(render.verification(run("verify", action), as_json=json))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from toolbox_cli.db.tools import PostgresToolStore
     from toolbox_cli.db.transfer import PostgresTransferStore
     from toolbox_cli.domain.models import Generation, Role, Target
-    from toolbox_cli.domain.ports import Embedder, Progress
+    from toolbox_cli.domain.ports import Embedder, Progress, ServiceProbe
     from toolbox_cli.domain.settings import Settings
 
 Result = TypeVar("Result")
@@ -256,6 +256,30 @@ class Services:
             report.note(service.note)
         return self._embedder_of(service, generation.dimension, max_batch)
 
+    def probe(self, generation: Generation) -> ServiceProbe:
+        """Embedders of a generation's service for a probe, which is not patient: a refusal is an answer."""
+        from toolbox_cli.core.service import service_of
+
+        service = service_of(generation, self.settings)
+
+        def build(
+            *,
+            model: str | None = None,
+            dimension: int | None = None,
+            send_dimensions: bool = False,
+            max_batch: int | None = None,
+        ) -> Embedder:
+            asked = service.model_copy(update={"model": model}) if model is not None else service
+            return self._embedder_of(
+                asked,
+                dimension or generation.dimension,
+                max_batch,
+                patience=PROBE_PATIENCE,
+                send_dimensions=send_dimensions or None,
+            )
+
+        return build
+
     def _embedder_of(
         self,
         service: Service,
@@ -263,6 +287,7 @@ class Services:
         max_batch: int | None = None,
         *,
         patience: float | None = None,
+        send_dimensions: bool | None = None,
     ) -> Embedder:
         """``patience`` (s) bounds the retries of a mere probe; the settings do otherwise."""
         from toolbox_cli.embedding import build_embedder
@@ -278,6 +303,7 @@ class Services:
             request_timeout=settings.request_timeout if patience != 0 else min(5.0, settings.request_timeout),
             retry_timeout=settings.retry_timeout if patience is None else min(patience, settings.retry_timeout),
             max_batch=max_batch,
+            send_dimensions=send_dimensions,
         )
 
 

@@ -48,6 +48,8 @@ class ReindexOptions:
     long_texts: LongTexts = "truncate"
     #: Leave the vector index in place whatever is touched: slow to fill, but every search stays fast.
     keep_index: bool = False
+    #: Build the vector index anew although there is a valid one.
+    rebuild_index: bool = False
 
 
 class Run:
@@ -55,6 +57,8 @@ class Run:
 
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
+        #: The longest input that a probe of the service has found, for models that the catalogue does not know.
+        self.max_tokens: int | None = None
         self.first: Scope | None = None
         self.tallies: list[Tally] = []
         self.seconds = 0.0
@@ -102,7 +106,7 @@ async def fill(
         batch_size=options.batch_size,
         limit=options.limit,
         max_rate=options.max_rate,
-        max_tokens=known.max_tokens if known else None,
+        max_tokens=known.max_tokens if known else run.max_tokens,
         long_texts=options.long_texts,
     )
     batch_before = embedder.max_batch
@@ -164,16 +168,16 @@ def _interrupted() -> InterruptedRunError:
 
 
 async def complete_index(
-    store: EmbeddingStore, run: Run, progress: Progress, stop: asyncio.Event
+    store: EmbeddingStore, run: Run, progress: Progress, stop: asyncio.Event, *, rebuild: bool = False
 ) -> ToolboxError | None:
     """Build what is missing; a build that is interrupted leaves an invalid index, which the next run replaces.
 
-    One for a generation that is being built waits until the load is over.
+    One for a generation that is being built waits until the load is over. With ``rebuild`` a valid one is replaced.
     """
     try:
         if run.generation.role is Role.BUILDING and not loaded(await store.census(run.generation)):
             return None
-        run.index_seconds = await _unless_stopped(store.complete_index(run.generation, progress), stop)
+        run.index_seconds = await _unless_stopped(store.complete_index(run.generation, progress, rebuild=rebuild), stop)
     except InterruptedRunError:
         return InterruptedRunError(
             "interrupted while the index was built; every embedding is kept", hint="Run it again to build the index."
@@ -215,8 +219,9 @@ def remark(run: Run, progress: Progress) -> None:
     cut = set().union(*(tally.truncated for tally in run.tallies))
     if cut:
         texts = "1 text was" if len(cut) == 1 else f"{len(cut)} texts were"
+        limit = known.max_tokens if known else run.max_tokens
         progress.note(
-            f"{texts} longer than the model's {known.max_tokens if known else 0} tokens (estimated) and cut;"
+            f"{texts} longer than the model's {limit} tokens (estimated) and cut;"
             " --long-texts refuse lists such tools as failed instead"
         )
 

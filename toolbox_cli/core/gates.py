@@ -55,7 +55,7 @@ def recall_gate(found: Recall | None, minimum: float) -> Check:
     )
     if found.recall >= minimum:
         return _yes("recall", detail)
-    remedy = "build it anew with better settings (REINDEX INDEX CONCURRENTLY), or accept it: --min-recall"
+    remedy = "toolbox reindex --generation building --rebuild-index, or accept it: --min-recall"
     return _no("recall", f"{detail}, expected at least {minimum:g}", remedy)
 
 

@@ -132,7 +132,7 @@ async def reindex(
                 break
     if not isinstance(stopped_by, InterruptedRunError):
         for run in runs:
-            stopped_by = stopped_by or await complete_index(store, run, progress, stop)
+            stopped_by = stopped_by or await complete_index(store, run, progress, stop, rebuild=options.rebuild_index)
     return _outcome(runs, main, stopped_by, limited=options.limit is not None)
 
 
@@ -147,6 +147,7 @@ async def _fill_one(
 ) -> ToolboxError | None:
     run.generation = at_its_service(run.generation, settings)
     learned = await store.learned(run.generation)
+    run.max_tokens = learned.max_tokens if learned else None
     embedder = build_embedder(run.generation, options.batch_size or (learned.max_batch if learned else None))
     try:
         return await fill(store, embedder, run, await selected(store, options), options, progress, stop)

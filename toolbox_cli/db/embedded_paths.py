@@ -161,22 +161,39 @@ def _create_account() -> Account | None:
     useradd = shutil.which("useradd", path=f"/usr/sbin:/sbin:{os.defpath}")
     if useradd is None:
         return None
-    for _ in range(20):
-        completed = subprocess.run(
-            [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SERVER_USER],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        # Another process may have created the user just before us: that it exists tells more than the exit
-        # code.
-        account = _lookup(_SERVER_USER)
-        if account is not None:
-            return account
-        if completed.returncode not in _USERADD_BUSY:
-            return None
-        time.sleep(0.1)
-    return None
+    with _alone():
+        for _ in range(20):
+            # Another process may have created the user while we waited: that it exists tells more than the exit code.
+            account = _lookup(_SERVER_USER)
+            if account is not None:
+                return account
+            completed = subprocess.run(
+                [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SERVER_USER],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+            if completed.returncode not in (0, *_USERADD_BUSY):
+                break
+            if completed.returncode != 0:
+                time.sleep(0.1)
+    return _lookup(_SERVER_USER)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time: useradd looks for the name before it takes its lock, so that two of them at once make the
+    same user twice, with two ids of which the first is soon gone.
+    """
+    import fcntl
+
+    # The folder of the password file, since that file itself is replaced by every change.
+    folder = os.open("/etc", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _may(account: Account, path: Path, wanted: int) -> bool:

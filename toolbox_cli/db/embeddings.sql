@@ -81,9 +81,20 @@ USING unnest(%(ids)s::bigint[], %(fingerprints)s::bytea[]) AS v(id, fingerprint)
 WHERE f.generation_id = %(generation_id)s AND f.tool_id = v.id AND t.id = v.id AND t.{fingerprint} = v.fingerprint;
 
 -- name: learned --
--- What earlier runs learned of a service; a limit counts for a week, for services change.
-SELECT CASE WHEN learned_at > now() - interval '7 days' THEN max_batch END AS max_batch, tools_per_second
+-- What earlier runs and a probe learned of a service; a limit that a run met counts for a week, for services change. A
+-- probe's words are a third fewer than tokens.
+SELECT coalesce(CASE WHEN learned_at > now() - interval '7 days' THEN max_batch END,
+                least((profile ->> 'largest_batch')::int, %(most)s)) AS max_batch,
+       tools_per_second,
+       CASE WHEN profile ->> 'long_inputs' IN ('cut', 'refused')
+            THEN greatest((profile ->> 'longest_input')::int * 4 / 3, 1) END AS max_tokens
 FROM embedding_services WHERE endpoint_url = %(endpoint_url)s AND model = %(service_model)s;
+
+-- name: keep_profile --
+-- Remember what a service was found to do.
+INSERT INTO embedding_services AS s (endpoint_url, model, profile)
+VALUES (%(endpoint_url)s, %(service_model)s, %(profile)s::json)
+ON CONFLICT (endpoint_url, model) DO UPDATE SET profile = excluded.profile, max_batch = NULL;
 
 -- name: learn --
 -- Remember what a run learned of its service; what it did not learn stays as an earlier run learned it.

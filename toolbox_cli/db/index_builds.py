@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import sql
 
 from toolbox_cli.db.drafts import Statement
 from toolbox_cli.db.faults import database_errors
@@ -129,6 +130,31 @@ def plan_index(
     wanted = target.index_method if target else None
     method = wanted or (generation.index_method if generation else None) or _method_of(state, role)
     return IndexBuild(index_statements(state, role, dimension, method), state.vectors.get(role.column, 0), dimension)
+
+
+def rebuild_index(state: RegistryState, generation: Generation) -> IndexBuild:
+    """Replace a valid index: the new one under another name first, so that searches have one all the time.
+
+    Killed in between, it leaves two, or one under the other name, and both serve.
+    """
+    role, dimension = generation.role, generation.dimension
+    new = f"{role.index_name}_new"
+    rows = state.vectors.get(role.column, 0)
+    build = create_index(role, dimension, generation.index_method, concurrently=True, rows=rows, name=new)
+    statements = [
+        Statement(drop_index(new, concurrently=True), "what an interrupted build left"),
+        Statement(build, f"build the {generation.index_method} index anew", replaces=new),
+        *(
+            Statement(drop_index(index.name, concurrently=True), f"drop {index.name}")
+            for index in state.indexes_on(role)
+            if index.name != new
+        ),
+        Statement(
+            sql.SQL("ALTER INDEX {} RENAME TO {}").format(sql.Identifier(new), sql.Identifier(role.index_name)),
+            "give it its name",
+        ),
+    ]
+    return IndexBuild(tuple(statements), rows, dimension)
 
 
 def is_complete(state: RegistryState, generation: Generation) -> bool:

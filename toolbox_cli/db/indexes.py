@@ -61,7 +61,9 @@ def ivfflat_lists(rows: int) -> int:
     return max(10, rows // 1000 if rows <= 1_000_000 else int(rows**0.5))
 
 
-def create_index(role: Role, dimension: int, method: IndexMethod, *, concurrently: bool, rows: int = 0) -> sql.Composed:
+def create_index(
+    role: Role, dimension: int, method: IndexMethod, *, concurrently: bool, rows: int = 0, name: str | None = None
+) -> sql.Composed:
     """CREATE INDEX for a role's column. ``rows`` (how many are filled) matters for ivfflat only."""
     shape = shape_for(dimension)
     options = sql.SQL(" WITH (lists = {})").format(sql.Literal(ivfflat_lists(rows)))
@@ -69,7 +71,7 @@ def create_index(role: Role, dimension: int, method: IndexMethod, *, concurrentl
         "CREATE INDEX{concurrently} {name} ON tools USING {method} ({expression} {opclass}){options}"
     ).format(
         concurrently=sql.SQL(" CONCURRENTLY" if concurrently else ""),
-        name=sql.Identifier(role.index_name),
+        name=sql.Identifier(name or role.index_name),
         method=sql.SQL("ivfflat" if method == "ivfflat" else "hnsw"),
         expression=shape.expression(role.column),
         opclass=sql.SQL(shape.operator_class),

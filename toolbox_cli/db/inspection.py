@@ -6,29 +6,32 @@ import secrets
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 
-from toolbox_cli.db.embeddings import census, columns_of, learned_of, space_of
+from toolbox_cli.db.embeddings import census, learned_of, service_parameters
 from toolbox_cli.db.faults import database_errors, first_line, translate
 from toolbox_cli.db.index_builds import index_fault
 from toolbox_cli.db.locks import LOCK_SPACE, WORKER_LOCK
 from toolbox_cli.db.queries import always, query
+from toolbox_cli.db.vector_inspection import PostgresVectorInspector
 from toolbox_cli.db.yoyo_runner import load_migrations
 from toolbox_cli.domain.errors import StateError
 from toolbox_cli.domain.models import Census, Generation, Role, ServerInfo
-from toolbox_cli.domain.verification import IndexProgress, Sample, SchemaFacts, VectorFaults, Worker
+from toolbox_cli.domain.verification import IndexProgress, Leftovers, SchemaFacts, ServerSettings, Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from toolbox_cli.db.registry import Registry
     from toolbox_cli.db.state import RegistryState
     from toolbox_cli.domain.changes import Outline
+    from toolbox_cli.domain.profiles import ServiceProfile
 
 
-class PostgresInspector:
+class PostgresInspector(PostgresVectorInspector):
     def __init__(self, registry: Registry) -> None:
+        super().__init__(registry.connection)
         self._registry = registry
-        self._connection = registry.connection
 
     async def server(self) -> ServerInfo:
         return await self._registry.server()
@@ -50,24 +53,12 @@ class PostgresInspector:
             generation=generation,
             generations=list(state.generations.values()),
             all_indexes=list(state.indexes),
+            text_index=state.text_index,
             orphans=[role.column for role in Role if role.column in state.columns and role not in state.generations],
         )
 
     async def census(self, generation: Generation) -> Census:
         return await census(self._connection, generation)
-
-    async def vector_faults(self, generation: Generation) -> VectorFaults:
-        with database_errors():
-            async with self._connection.cursor(row_factory=class_row(VectorFaults)) as cursor:
-                column = sql.Identifier(generation.role.column)
-                await cursor.execute(query("inspection", "vector_faults", column=column))
-                return always(await cursor.fetchone())
-
-    async def unsigned(self, generation: Generation) -> int:
-        with database_errors():
-            cursor = await self._connection.execute(query("inspection", "unsigned", **columns_of(generation)))
-            row = await cursor.fetchone()
-        return int(row[0]) if row else 0
 
     async def try_insert(self, generation: Generation) -> str | None:
         vector = "[" + ",".join(["0.1"] * generation.dimension) + "]"
@@ -83,12 +74,33 @@ class PostgresInspector:
             return first_line(exc)
         return None
 
-    async def fresh_tool(self, generation: Generation) -> Sample | None:
+    async def server_settings(self) -> ServerSettings:
         with database_errors():
-            async with self._connection.cursor(row_factory=class_row(Sample)) as cursor:
-                statement = query("inspection", "fresh_tool", **columns_of(generation))
-                await cursor.execute(statement, space_of(generation))
-                return await cursor.fetchone()
+            async with self._connection.cursor(row_factory=class_row(ServerSettings)) as cursor:
+                await cursor.execute(query("inspection", "server_settings"))
+                return always(await cursor.fetchone())
+
+    async def leftovers(self) -> Leftovers:
+        """What commands that were killed have left, by whom it is cleared up."""
+        state = await self._registry.state()
+        found: list[tuple[str, str]] = []
+        if "embedding_changes" in state.tables:
+            found.append(("the change log of a cutover that was killed", "toolbox migrate"))
+        with database_errors():
+            if (
+                "yoyo_lock" in state.tables
+                and always(await (await self._connection.execute(query("inspection", "lock_rows"))).fetchone())[0]
+            ):
+                found.append(("a lock row of a migration that was killed (yoyo_lock)", "toolbox migrate"))
+            rows = await (await self._connection.execute(query("inspection", "odd_indexes"))).fetchall()
+        if state.text_index is False:
+            found.append(("the text index is invalid: its build was cancelled", "toolbox migrate"))
+        return Leftovers(found=found + _odd_indexes(rows))
+
+    async def keep_profile(self, generation: Generation, profile: ServiceProfile) -> None:
+        parameters = service_parameters(generation) | {"profile": profile.model_dump_json()}
+        with database_errors():
+            await self._connection.execute(query("embeddings", "keep_profile"), parameters)
 
     async def workers(self) -> list[Worker]:
         """Reindex processes that are alive now, on whatever host: their locks die with them."""
@@ -118,3 +130,21 @@ def _problem(state: RegistryState) -> str | None:
     except StateError as exc:
         return exc.message
     return None
+
+
+def _odd_indexes(rows: Sequence[tuple[str, str, bool]]) -> list[tuple[str, str]]:
+    """Invalid indexes, and those beyond one on a column; the valid ones of a column come first."""
+    roles = {role.column: role for role in Role}
+    found: list[tuple[str, str]] = []
+    kept: set[str] = set()
+    for name, column, valid in rows:
+        role = roles.get(column)
+        if role is None:
+            continue
+        remedy = "toolbox migrate" if role is Role.CURRENT else f"toolbox reindex --generation {role.value}"
+        if not valid:
+            found.append((f"{name} is invalid: its build was cancelled or failed", remedy))
+        elif column in kept:
+            found.append((f"{name} is a second vector index on {column}", remedy))
+        kept.add(column)
+    return found

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from psycopg import sql
+
 from toolbox_cli.db import online, plans
-from toolbox_cli.db.drafts import Plan, nothing
+from toolbox_cli.db.drafts import Plan, Statement, nothing
 from toolbox_cli.db.index_builds import IndexBuild, plan_index
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.db.text_index import text_index_statements
@@ -157,10 +159,14 @@ def _with_text_index(state: RegistryState, build: IndexBuild | None) -> IndexBui
 
 
 def _tidied(state: RegistryState, steps: list[Step]) -> list[Step]:
-    """The steps, after those that clear up what a cutover left that was killed."""
-    if "embedding_changes" not in state.tables:
-        return steps
-    return [Step("clear up after an interrupted cutover", online.end_log(state)), *steps]
+    """The steps, after those that clear up what commands have left that were killed."""
+    before: list[Step] = []
+    if state.lock_row:
+        row = Statement(sql.SQL("DELETE FROM yoyo_lock"), "clear the lock of a migration that was killed")
+        before.append(Step("clear up after an interrupted migration", Plan((row,), state)))
+    if "embedding_changes" in state.tables:
+        before.append(Step("clear up after an interrupted cutover", online.end_log(state)))
+    return before + steps
 
 
 def _change_generation(state: RegistryState, generation: Generation, target: Target) -> tuple[list[Step], Generation]:

@@ -16,11 +16,11 @@ from psycopg.rows import class_row, scalar_row
 from toolbox_cli.db.faults import database_errors
 from toolbox_cli.db.index_builds import index_fault
 from toolbox_cli.db.indexes import shape_for
-from toolbox_cli.db.queries import query
+from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.state import read_state
 from toolbox_cli.db.text_search import PostgresTextSearch, filters_of
 from toolbox_cli.domain.models import Generation, SearchHit
-from toolbox_cli.domain.searching import Found, GenerationMovedError, SearchFilter
+from toolbox_cli.domain.searching import Found, GenerationMovedError, SearchFilter, SearchPlan
 from toolbox_cli.domain.verification import Sample
 
 if TYPE_CHECKING:
@@ -103,6 +103,30 @@ class PostgresSearchStore(PostgresTextSearch):
                 await cursor.execute(statement, {"count": count})
                 return await cursor.fetchall()
 
+    @property
+    def exact_up_to(self) -> int:
+        return EXACT_UP_TO
+
+    async def planned(self, generation: Generation) -> SearchPlan | None:
+        """How PostgreSQL would search for a stored vector; None where there is none to search for."""
+        vectors = await self.sample_vectors(generation, 1)
+        if not vectors:
+            return None
+        parameters = _parameters(generation, vectors[0], SearchFilter(), 10)
+        column = sql.Identifier(generation.role.column)
+        with database_errors():
+            counted = await self._connection.execute(query("search", "count_vectors", column=column))
+            statement, more, ef_search = self._index_statement(generation, parameters)
+            async with self._connection.transaction(force_rollback=True):
+                await self._tune(ef_search)
+                ours = await self._index_in_plan(statement, parameters | more)
+            plain = await self._index_in_plan(query("search", "plain", column=column), parameters)
+            return SearchPlan(ours, plain, int(always(await counted.fetchone())[0]))
+
+    async def _index_in_plan(self, statement: sql.Composed, parameters: dict[str, Any]) -> str | None:
+        cursor = await self._connection.execute(sql.SQL("EXPLAIN (FORMAT JSON) ") + statement, parameters)
+        return _index_of(always(await cursor.fetchone())[0])
+
     async def has_index(self, generation: Generation) -> bool:
         """Whether the generation's column has the vector index that it asks for."""
         with database_errors():
@@ -137,6 +161,15 @@ class PostgresSearchStore(PostgresTextSearch):
             )
 
     async def _by_index(self, generation: Generation, parameters: dict[str, Any]) -> tuple[list[SearchHit], int]:
+        statement, more, ef_search = self._index_statement(generation, parameters)
+        async with self._connection.transaction():
+            await self._tune(ef_search)
+            return await self._fetch(statement, parameters | more), ef_search
+
+    def _index_statement(
+        self, generation: Generation, parameters: dict[str, Any]
+    ) -> tuple[sql.Composed, dict[str, Any], int]:
+        """The statement that the index serves, what it needs besides, and ``hnsw.ef_search`` for it."""
         shape = shape_for(generation.dimension)
         candidates = max(parameters["limit"] * OVERSAMPLING[shape.element], 100 if shape.element == "bit" else 0)
         expression = shape.expression("t", generation.role.column)
@@ -148,14 +181,15 @@ class PostgresSearchStore(PostgresTextSearch):
             operator=sql.SQL("<~>" if shape.element == "bit" else "<=>"),
             probe=shape.probe(sql.Placeholder("vector")),
         )
-        ef_search = min(MAX_EF_SEARCH, max(100, 2 * candidates))
-        async with self._connection.transaction():
-            await self._connection.execute(query("search", "tune"), {"ef_search": ef_search, "probes": 10})
-            # pgvector before 0.8 has no iterative scan; the exact way fills up what is missing then.
-            with suppress(pg.InvalidParameterValue, pg.UndefinedObject, pg.InvalidName):
-                async with self._connection.transaction():
-                    await self._connection.execute(query("search", "iterate"))
-            return await self._fetch(statement, parameters | {"candidates": candidates}), ef_search
+        return statement, {"candidates": candidates}, min(MAX_EF_SEARCH, max(100, 2 * candidates))
+
+    async def _tune(self, ef_search: int) -> None:
+        """Settings of this transaction."""
+        await self._connection.execute(query("search", "tune"), {"ef_search": ef_search, "probes": 10})
+        # pgvector before 0.8 has no iterative scan; the exact way fills up what is missing then.
+        with suppress(pg.InvalidParameterValue, pg.UndefinedObject, pg.InvalidName):
+            async with self._connection.transaction():
+                await self._connection.execute(query("search", "iterate"))
 
     async def _fetch(self, statement: sql.Composed, parameters: dict[str, Any]) -> list[SearchHit]:
         async with self._connection.cursor(row_factory=class_row(SearchHit)) as cursor:
@@ -171,3 +205,17 @@ def _parameters(generation: Generation, vector: str, where: SearchFilter, limit:
         "limit": limit,
         "enough": EXACT_UP_TO + 1,
     }
+
+
+def _index_of(plan: Any) -> str | None:
+    """The vector index that a plan of EXPLAIN goes through, wherever in it."""
+    pending = [plan]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list):
+            pending += node
+        elif isinstance(node, dict):
+            if node.get("Node Type") == "Index Scan" and "Order By" in node:
+                return str(node["Index Name"])
+            pending += [value for value in node.values() if isinstance(value, list | dict)]
+    return None

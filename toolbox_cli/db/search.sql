@@ -76,3 +76,11 @@ ORDER BY id;
 -- name: stored_vector --
 -- A tool's vector as text; NULL where it has none.
 SELECT {column}::text FROM tools WHERE id = %(id)s;
+
+-- name: plain --
+-- The query that a server makes which knows nothing of our settings.
+SELECT t.id FROM tools t WHERE t.is_active ORDER BY t.{column} <=> %(vector)s::vector LIMIT %(limit)s;
+
+-- name: count_vectors --
+-- How many rows hold a vector.
+SELECT count({column}) FROM tools;

@@ -65,6 +65,8 @@ class RegistryState:
     applied: tuple[str, ...] = ()
     #: When the generation that was being built was given up, if nothing was activated since.
     abandoned_at: datetime | None = None
+    #: Whether yoyo's lock row is there. Who holds our advisory lock knows that its owner is dead. Read with the counts.
+    lock_row: bool = False
     #: Rows that hold a vector, by column; only for columns that exist.
     vectors: Mapping[str, int] = field(default_factory=dict)
     tools: int = 0
@@ -157,6 +159,9 @@ async def _read_state(connection: psycopg.AsyncConnection, *, count: bool) -> Re
         text_index = await (await scalars.execute(query("schema", "text_index"))).fetchone()
         if count and "embedding_generations" in tables:
             abandoned_at = await (await scalars.execute(query("schema", "abandoned"))).fetchone()
+        lock_row = False
+        if count and "yoyo_lock" in tables:
+            lock_row = bool(await (await scalars.execute(query("inspection", "lock_rows"))).fetchone())
         if "_yoyo_migration" in tables:
             applied = await (await scalars.execute(query("schema", "applied"))).fetchall()
         if count and "tools" in tables:
@@ -178,6 +183,7 @@ async def _read_state(connection: psycopg.AsyncConnection, *, count: bool) -> Re
         generations={generation.role: generation for generation in generations},
         applied=tuple(applied),
         abandoned_at=abandoned_at,
+        lock_row=lock_row,
         vectors=vectors,
         tools=tools,
         attachments=attachments,

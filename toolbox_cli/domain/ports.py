@@ -33,6 +33,14 @@ class Embedder(Protocol):
     def setbacks(self) -> int:
         """How often the service was too busy so far (429, 503, time-outs), retries included: grows, never falls."""
 
+    @property
+    def answered_base64(self) -> bool | None:
+        """Whether the last answer was in base64; None before the first, and for a model in this process."""
+
+    @property
+    def answered_out_of_order(self) -> bool:
+        """Whether an answer had its items in another order than the texts, told apart by their indexes."""
+
     async def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Shape (len(texts), dimension).
 
@@ -44,6 +52,19 @@ class Embedder(Protocol):
         """Shape (dimension,). Raises as ``embed_documents``."""
 
     async def aclose(self) -> None: ...
+
+
+class ServiceProbe(Protocol):
+    """Embedders of one service, made as a probe needs them: None is what the generation has."""
+
+    def __call__(
+        self,
+        *,
+        model: str | None = None,
+        dimension: int | None = None,
+        send_dimensions: bool = False,
+        max_batch: int | None = None,
+    ) -> Embedder: ...
 
 
 class Progress(Protocol):

@@ -87,10 +87,13 @@ class Scope(Frozen):
 
 
 class Learned(Frozen):
-    """What earlier runs have learned of a service: its batch limit in texts, its speed with our requests."""
+    """What earlier runs have learned of a service: its batch limit in texts, its speed with our requests; and what a
+    probe has found of the longest input that it reads, in tokens.
+    """
 
     max_batch: int | None
     tools_per_second: float | None
+    max_tokens: int | None = None
 
 
 class EmbeddingStore(Protocol):
@@ -106,7 +109,7 @@ class EmbeddingStore(Protocol):
 
     async def defer_index(self, generation: Generation, progress: Progress) -> None: ...
 
-    async def complete_index(self, generation: Generation, progress: Progress) -> float: ...
+    async def complete_index(self, generation: Generation, progress: Progress, *, rebuild: bool = False) -> float: ...
 
     async def learned(self, generation: Generation) -> Learned | None: ...
 

@@ -74,6 +74,17 @@ class Recall(Frozen):
     queries: int
 
 
+class SearchPlan(NamedTuple):
+    """Which index PostgreSQL goes through for a search of ours, and for the plain query of a server; None: none.
+
+    ``vectors`` is how many there are, estimated where they are many.
+    """
+
+    ours: str | None
+    plain: str | None
+    vectors: int
+
+
 class QualityStore(SearchStore, Protocol):
     """Both ways of searching one generation, whatever a search would choose. Vectors are in pgvector's text form."""
 
@@ -84,5 +95,11 @@ class QualityStore(SearchStore, Protocol):
     async def exact(self, generation: Generation, vector: str, limit: int) -> list[SearchHit]: ...
 
     async def sample_tools(self, generation: Generation, count: int) -> list[Sample]: ...
+
+    @property
+    def exact_up_to(self) -> int:
+        """Up to so many candidates a search reads every vector."""
+
+    async def planned(self, generation: Generation) -> SearchPlan | None: ...
 
     async def has_index(self, generation: Generation) -> bool: ...

@@ -10,7 +10,10 @@ from pydantic import Field
 from toolbox_cli.domain.models import Census, Frozen, Generation, Role, ServerInfo, VectorIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from toolbox_cli.domain.changes import Outline
+    from toolbox_cli.domain.profiles import ServiceProfile
 
 
 class SchemaFacts(Frozen):
@@ -28,6 +31,8 @@ class SchemaFacts(Frozen):
     #: All live generations, and the vector indexes of all their columns.
     generations: list[Generation] = Field(default_factory=list)
     all_indexes: list[VectorIndex] = Field(default_factory=list)
+    #: Whether the full-text index is valid; None when there is none.
+    text_index: bool | None = None
     #: Columns that no generation owns.
     orphans: list[str] = Field(default_factory=list)
 
@@ -40,9 +45,44 @@ class IndexProgress(Frozen):
 
 
 class VectorFaults(Frozen):
+    """Of all vectors; ``unnormalised`` are those whose length is not 1 within 1 %."""
+
+    looked_at: int = 0
     zero: int
     non_finite: int
+    unnormalised: int = 0
     examples: list[str] | None = None
+
+
+class Duplicates(Frozen):
+    """So many tools of different texts share one vector; the first of them by id."""
+
+    tools: int
+    names: list[str]
+    ids: list[int]
+
+
+class Closeness(Frozen):
+    """The cosine of a tool's vector with the mean of all."""
+
+    id: int
+    name: str
+    closeness: float
+
+
+class ServerSettings(Frozen):
+    """Sizes in bytes."""
+
+    shared_buffers: int
+    maintenance_work_mem: int
+    parallel_workers: int
+    pgvector_available: str | None
+
+
+class Leftovers(Frozen):
+    """What commands that were killed may leave: each in words, with the command that clears it up."""
+
+    found: list[tuple[str, str]] = Field(default_factory=list)
 
 
 class Sample(Frozen):
@@ -51,6 +91,12 @@ class Sample(Frozen):
     id: int
     name: str
     text: str
+
+
+class StoredSample(Sample):
+    """The same with the vector, in pgvector's text form."""
+
+    vector: str
 
 
 class Worker(Frozen):
@@ -75,7 +121,20 @@ class Inspector(Protocol):
     async def try_insert(self, generation: Generation) -> str | None:
         """Insert as the server does, roll back; the server's objection in words, or None."""
 
-    async def fresh_tool(self, generation: Generation) -> Sample | None: ...
+    async def stamps_alone(self, generation: Generation) -> int: ...
+
+    async def duplicates(self, generation: Generation) -> list[Duplicates]: ...
+
+    async def closeness(self, generation: Generation, count: int) -> list[Closeness]: ...
+
+    async def sample(self, generation: Generation, count: int, ids: Sequence[int] = ()) -> list[StoredSample]: ...
+
+    async def server_settings(self) -> ServerSettings: ...
+
+    async def leftovers(self) -> Leftovers: ...
+
+    async def keep_profile(self, generation: Generation, profile: ServiceProfile) -> None:
+        """Remember what a service does, for reindex."""
 
     async def workers(self) -> list[Worker]: ...
 

@@ -26,11 +26,13 @@ def build_embedder(
     request_timeout: float,
     retry_timeout: float,
     max_batch: int | None = None,
+    send_dimensions: bool | None = None,
 ) -> HttpEmbedder | LocalEmbedder:
     """The embedder of one space. No request is made and no model read before its first use.
 
-    ``dimension`` None takes what the service makes. ``dimensions`` is sent only where the catalogue knows
-    that the model takes it and a cut is asked for: servers refuse it, or ignore it, for others. ``max_batch`` is the
+    ``dimension`` None takes what the service makes. Unless ``send_dimensions`` says otherwise, ``dimensions`` is sent
+    only where the catalogue knows that the model takes it and a cut is asked for: servers refuse it, or ignore it, for
+    others. ``max_batch`` is the
     number of texts to begin with in a request. Times are in seconds. Raises ConfigurationError.
     """
     if endpoint_url == BUILTIN:
@@ -42,6 +44,8 @@ def build_embedder(
     from toolbox_cli.embedding.http import HttpEmbedder
 
     known = find_model(model)
+    if send_dimensions is None:
+        send_dimensions = known is not None and known.dimensions_parameter and dimension not in (None, known.dimension)
     return HttpEmbedder(
         endpoint_url=endpoint_url,
         model=model,
@@ -49,7 +53,7 @@ def build_embedder(
         document_prefix=document_prefix,
         query_prefix=query_prefix,
         api_key=api_key,
-        send_dimensions=known is not None and known.dimensions_parameter and dimension not in (None, known.dimension),
+        send_dimensions=send_dimensions,
         request_timeout=request_timeout,
         retry_timeout=retry_timeout,
         max_batch=max_batch or DEFAULT_BATCH,

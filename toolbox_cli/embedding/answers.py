@@ -6,7 +6,7 @@ ones. Nothing that fails a check here is ever handed on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pybase64
@@ -32,7 +32,15 @@ def parse_json(body: bytes) -> Any:
     return from_json(body, cache_strings="none")
 
 
-def decode(payload: Any, *, count: int, dimension: int | None) -> Vectors:
+class Answer(NamedTuple):
+    """Vectors in the order of the texts, and how they came."""
+
+    vectors: Vectors
+    base64: bool
+    reordered: bool
+
+
+def decode(payload: Any, *, count: int, dimension: int | None) -> Answer:
     """The vectors of a parsed answer in the order of the texts: float32, shape (count, dimension), writable.
 
     ``dimension`` None accepts any, if it is the same for all. Base64 (little-endian float32) and lists of
@@ -63,7 +71,7 @@ def decode(payload: Any, *, count: int, dimension: int | None) -> Vectors:
         ordered[places] = vectors
         vectors = ordered
     _check(vectors)
-    return vectors
+    return Answer(vectors, base64=bool(embeddings) and isinstance(embeddings[0], str), reordered=places is not None)
 
 
 def _places(indexes: list[Any]) -> list[int] | None:

@@ -106,6 +106,8 @@ class HttpEmbedder:
         self.throttled = 0
         self.timed_out = 0
         self.last_retry_after = 0.0
+        self.answered_base64: bool | None = None
+        self.answered_out_of_order = False
 
     @property
     def model(self) -> str:
@@ -238,7 +240,10 @@ class HttpEmbedder:
                 f"{self._shown} answered something that is not JSON: {clean(repr(body[:80]), self._key)}",
                 hint=URL_HINT,
             )
-        return decode(payload, count=count, dimension=dimension)
+        answer = decode(payload, count=count, dimension=dimension)
+        self.answered_base64 = answer.base64
+        self.answered_out_of_order = self.answered_out_of_order or answer.reordered
+        return answer.vectors
 
     async def _post(self, content: bytes) -> httpx.Response:
         """One HTTP exchange, body read; raises EmbeddingServiceError where there is no answer."""

@@ -42,6 +42,8 @@ class LocalEmbedder:
     """
 
     max_batch = 256
+    answered_base64 = None
+    answered_out_of_order = False
 
     def __init__(
         self,

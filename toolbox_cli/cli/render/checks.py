@@ -14,9 +14,10 @@ from toolbox_cli.cli.report import plain
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toolbox_cli.core.verify import Verification
+    from toolbox_cli.core.checks.verification import Verification
     from toolbox_cli.domain.changes import CutoverReport, Side
     from toolbox_cli.domain.models import Check
+    from toolbox_cli.domain.profiles import ServiceProfile
 
 _STATUS_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
@@ -34,7 +35,9 @@ def check_lines(console: Console, checks: Sequence[Check]) -> None:
 def verification(found: Verification, *, as_json: bool) -> int:
     """0 when no check failed, else 1."""
     if as_json:
-        document({"ok": found.ok, "checks": [check.model_dump(mode="json") for check in found.checks]})
+        checks = [check.model_dump(mode="json") for check in found.checks]
+        profile = {"profile": found.profile.model_dump(mode="json")} if found.profile is not None else {}
+        document({"ok": found.ok, "checks": checks} | profile)
         return 0 if found.ok else 1
     console = paper()
     check_lines(console, found.checks)
@@ -46,7 +49,36 @@ def verification(found: Verification, *, as_json: bool) -> int:
         counts.append(f"{skipped} skipped")
     verdict = "[green]ok[/green]" if found.ok else "[bold red]not ok[/bold red]"
     console.print(f"{verdict}: {', '.join(counts)}")
+    if found.profile is not None:
+        _profile(console, found.profile)
     return 0 if found.ok else 1
+
+
+def _profile(console: Console, found: ServiceProfile) -> None:
+    """What the service turned out to do."""
+    refused = "" if found.batch_refused_at is None else f" texts, {found.batch_refused_at} are refused"
+    beyond = {
+        "refused": "longer ones are refused",
+        "cut": "the end of longer ones makes no difference: they are cut, and nothing is said",
+        "read": "no limit was met",
+    }[found.long_inputs]
+    order = {"kept": "in the order of the texts", "by index": "in another order, told by their index", "lost": "LOST"}
+    encoding = {True: "understood", False: "ignored: numbers come", None: None}[found.base64]
+    length = "of length 1" if found.normalised else "of any length"
+    lines = {
+        "model": f"{found.model}, {found.dimension} dimensions, {length}",
+        "batch": f"{found.largest_batch}{refused or ' texts and more'}",
+        "input": f"{found.longest_input} words are read to the end; {beyond}",
+        "answers": f"{order[found.order]}; alone and in a batch they agree to {found.agreement:.6f}",
+        "base64": encoding,
+        "dimensions": f"the parameter is {found.dimensions}" if found.dimensions else None,
+        "no such model": f"a model that does not exist is {found.unknown_model}" if found.unknown_model else None,
+        "speed": f"{found.latency_seconds * 1000:.1f} ms alone, {found.texts_per_second:,.0f} texts/s in batches",
+    }
+    console.print()
+    for name, value in lines.items():
+        if value is not None:
+            labelled(console, Text(name, style="dim"), plain(value), indent=15)
 
 
 def cutover(found: CutoverReport, *, dry_run: bool, as_json: bool) -> int:
