@@ -2,39 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
+from support.catalogue import catalogue, catalogue_template
 from support.cli import registry, service, toolbox
-from support.postgres import clone, create_database, drop_database
 from support.registries import carry_out, target
 
-from toolbox_cli.cli import main
-from toolbox_cli.db.embedded import EmbeddedServer
-
-__all__ = ["carry_out", "registry", "service", "target", "toolbox"]
-
-
-@pytest.fixture(scope="session")
-def catalogue_template(server: EmbeddedServer) -> str:
-    """The name of a database with the sample catalogue, embedded by the built-in model."""
-    name = "template_catalogue"
-    conninfo = create_database(server, name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", conninfo)
-        patch.setenv("EMBEDDING_ENDPOINT_URL", "builtin")
-        for command in (["migrate"], ["import", "--sample"], ["reindex"]):
-            with pytest.raises(SystemExit) as ended:
-                main(command)
-            assert not ended.value.code
-    return name
-
-
-@pytest.fixture
-def catalogue(server: EmbeddedServer, catalogue_template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A registry of the test's own with the sample catalogue; the settings name it, and the built-in model."""
-    conninfo = clone(server, catalogue_template)
-    monkeypatch.setenv("DATABASE_URL", conninfo)
-    monkeypatch.setenv("EMBEDDING_ENDPOINT_URL", "builtin")
-    yield conninfo
-    drop_database(server, conninfo)
+__all__ = ["carry_out", "catalogue", "catalogue_template", "registry", "service", "target", "toolbox"]

@@ -44,6 +44,8 @@ class Behaviour:
     max_chars: int | None = None
     max_chars_status: int = 400
     max_chars_message: str = "this model's maximum context length is {limit} tokens, however you requested {n} tokens"
+    #: Characters of a text that are read; what is beyond makes no difference, and nothing is said.
+    read_chars: int | None = None
     #: A request that holds a text with this in it gets this status.
     refuse: dict[str, int] = field(default_factory=dict)
     refuse_message: str = "the text cannot be embedded"

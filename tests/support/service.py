@@ -214,7 +214,7 @@ class EmbeddingService:
         if answer is not None:
             return Answer(200, answer.encode(), content_type=do.answer_type)
         self.stats.embedded += len(texts)
-        return Answer(200, self._vectors(request, texts))
+        return Answer(200, self._vectors(request, [text[: do.read_chars] for text in texts]))
 
     def _refusal(self, request: dict[str, Any], texts: list[str], headers: dict[str, str]) -> Answer | None:
         do = self.behaviour

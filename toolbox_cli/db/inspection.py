@@ -145,6 +145,6 @@ def _odd_indexes(rows: Sequence[tuple[str, str, bool]]) -> list[tuple[str, str]]
         if not valid:
             found.append((f"{name} is invalid: its build was cancelled or failed", remedy))
         elif column in kept:
-            found.append((f"{name} is a second vector index on {column}", remedy))
+            found.append((f"{name} is a second vector index on {column}", f'DROP INDEX "{name}"'))
         kept.add(column)
     return found

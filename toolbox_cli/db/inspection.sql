@@ -13,7 +13,7 @@ SELECT pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers,
        (SELECT default_version FROM pg_available_extensions WHERE name = 'vector') AS pgvector_available;
 
 -- name: odd_indexes --
--- Vector indexes of the table that are invalid, or one too many on their column.
+-- The vector indexes of the table, those of ours first.
 SELECT c.relname::text AS name, a.attname::text AS "column", i.indisvalid AS valid
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
@@ -22,7 +22,7 @@ JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid > 0
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
 WHERE i.indrelid = to_regclass('tools')
-ORDER BY a.attname, i.indisvalid DESC, c.relname;
+ORDER BY a.attname, i.indisvalid DESC, NOT starts_with(c.relname, 'ix_tools_embedding'), c.relname;
 
 -- name: lock_rows --
 -- yoyo's own lock is a row, which outlives whoever took it.

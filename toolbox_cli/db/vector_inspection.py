@@ -11,7 +11,8 @@ from psycopg.rows import class_row, scalar_row
 from toolbox_cli.db.embeddings import columns_of, space_of
 from toolbox_cli.db.faults import database_errors
 from toolbox_cli.db.queries import always, query
-from toolbox_cli.domain.verification import Closeness, Duplicates, StoredSample, VectorFaults
+from toolbox_cli.db.vectors import received
+from toolbox_cli.domain.verification import Duplicates, SampledVectors, StoredSample, VectorFaults
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,13 +42,15 @@ class PostgresVectorInspector:
                 await cursor.execute(statement)
                 return await cursor.fetchall()
 
-    async def closeness(self, generation: Generation, count: int) -> list[Closeness]:
-        """How close at most ``count`` vectors are to their common mean; the same ones at every call."""
-        statement = query("vector_inspection", "closeness", column=sql.Identifier(generation.role.column))
+    async def sampled_vectors(self, generation: Generation, count: int) -> SampledVectors:
+        """At most ``count`` vectors of active tools, the same ones at every call."""
+        statement = query("vector_inspection", "sampled_vectors", column=sql.Identifier(generation.role.column))
         with database_errors():
-            async with self._connection.cursor(row_factory=class_row(Closeness)) as cursor:
+            async with self._connection.cursor(binary=True) as cursor:
                 await cursor.execute(statement, {"count": count})
-                return await cursor.fetchall()
+                rows = await cursor.fetchall()
+        vectors = received([row[2] for row in rows], generation.dimension)
+        return SampledVectors([row[0] for row in rows], [row[1] for row in rows], vectors)
 
     async def sample(self, generation: Generation, count: int, ids: Sequence[int] = ()) -> list[StoredSample]:
         """About ``count`` tools with fresh vectors, spread over ids and ages, the same at every call; and ``ids``."""

@@ -18,17 +18,12 @@ GROUP BY vector
 HAVING count(DISTINCT text) > 1
 ORDER BY count(*) DESC, min(id) LIMIT 1000;
 
--- name: closeness --
--- How close each of many vectors is to the mean of all of them (cosine): random ones are far from it.
-WITH looked_at AS MATERIALIZED (
-    SELECT id, name::text AS name, {column} AS vector FROM tools
-    WHERE id = ANY (ARRAY(SELECT id FROM tools WHERE is_active AND {column} IS NOT NULL
-                          ORDER BY hashint8extended(id, 2) LIMIT %(count)s))),
-     centre AS MATERIALIZED (SELECT avg(vector) AS vector FROM looked_at)
-SELECT l.id, l.name, 1 - (l.vector <=> centre.vector) AS closeness
-FROM looked_at l, centre
-WHERE vector_norm(l.vector) > 0 AND vector_norm(l.vector) < 'Infinity' AND vector_norm(centre.vector) > 0
-ORDER BY l.id;
+-- name: sampled_vectors --
+-- Vectors of active tools in binary, the same ones at every call.
+SELECT id, name::text AS name, vector_send({column}::vector) AS vector FROM tools
+WHERE id = ANY (ARRAY(SELECT id FROM tools WHERE is_active AND {column} IS NOT NULL
+                      ORDER BY hashint8extended(id, 2) LIMIT %(count)s))
+ORDER BY id;
 
 -- name: sample --
 -- Tools with fresh vectors, their texts and their vectors: one of each of so many equal parts by id, so of all ages, the

@@ -75,6 +75,12 @@ def pack_vectors(chunks: Sequence[Vectors], element_type: int) -> bytearray:
     return buffer
 
 
+def received(sent: Sequence[bytes], dimension: int) -> Vectors:
+    """What ``vector_send`` answered, as float32 of shape (len(sent), dimension)."""
+    joined = np.frombuffer(b"".join(sent), dtype=np.dtype([("head", ">i4"), ("components", ">f4", (dimension,))]))
+    return joined["components"].astype(np.float32)
+
+
 def pack_ids(ids: Sequence[int]) -> bytearray:
     buffer, elements = _array(_BIGINT, len(ids), np.dtype([("length", ">i4"), ("value", ">i8")]))
     elements["length"] = 8

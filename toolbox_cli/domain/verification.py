@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from toolbox_cli.domain.changes import Outline
+    from toolbox_cli.domain.ports import Vectors
     from toolbox_cli.domain.profiles import ServiceProfile
 
 
@@ -62,12 +63,12 @@ class Duplicates(Frozen):
     ids: list[int]
 
 
-class Closeness(Frozen):
-    """The cosine of a tool's vector with the mean of all."""
+class SampledVectors(NamedTuple):
+    """Stored vectors, float32, shape (tools, dimension), with the ids and names of their tools."""
 
-    id: int
-    name: str
-    closeness: float
+    ids: list[int]
+    names: list[str]
+    vectors: Vectors
 
 
 class ServerSettings(Frozen):
@@ -125,7 +126,8 @@ class Inspector(Protocol):
 
     async def duplicates(self, generation: Generation) -> list[Duplicates]: ...
 
-    async def closeness(self, generation: Generation, count: int) -> list[Closeness]: ...
+    async def sampled_vectors(self, generation: Generation, count: int) -> SampledVectors:
+        """At most so many vectors of active tools, the same ones at every call."""
 
     async def sample(self, generation: Generation, count: int, ids: Sequence[int] = ()) -> list[StoredSample]: ...
 

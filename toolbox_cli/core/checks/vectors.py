@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from toolbox_cli.core.batches import truncated
+from toolbox_cli.core.geometry import ENOUGH, odd_ones, of_length_one
 from toolbox_cli.domain.catalog import find_model
 from toolbox_cli.domain.errors import InputRefusedError
 from toolbox_cli.domain.models import CheckStatus, Generation
@@ -17,21 +19,23 @@ if TYPE_CHECKING:
 
     from toolbox_cli.core.checks.verification import Verification
     from toolbox_cli.domain.ports import Embedder, Vectors
-    from toolbox_cli.domain.verification import Closeness, Inspector, StoredSample
+    from toolbox_cli.domain.verification import Inspector, StoredSample
 
 #: A vector made again is the same up to rounding: 2e-7 between two batches, 1e-4 between two kinds of hardware. Below
 #: the first it is another quantisation or a changed server, below the second another model, prefix or text.
 SAME_VECTOR, SAME_MODEL = 0.999, 0.98
 #: 64 vectors meet a fault in 5 % of the rows with 96 % certainty: 1 − 0.95⁶⁴.
 SAMPLE = 64
-#: Vectors whose closeness to the mean is compared, and how many of the farthest are made again besides the sample.
-LOOKED_AT, SUSPECTS = 20_000, 16
-#: Robust standard deviations (1.4826 · MAD) from the median closeness beyond which a vector is far from all others.
-FAR = 6.0
+#: Vectors that are held against each other, and how many of the oddest are made again besides the sample.
+LOOKED_AT, SUSPECTS = 4_000, 16
 #: Long texts of one template are equal up to a model's limit, so some equal vectors are honest; above this share of the
 #: registry it is not the texts.
 TOO_MANY_EQUAL = 0.2
+#: So many of those that seem wrong are first asked for alone: a service that mixes up its answers shows with these.
+ASKED_ALONE = 4
+MIXED_UP = "the service mixes up the answers of a batch"
 REINDEX, REINDEX_ALL = "toolbox reindex", "toolbox reindex --all"
+REINDEX_ONE_BY_ONE = f"{REINDEX_ALL} --batch-size 1"
 
 
 async def check_coverage(verification: Verification, inspector: Inspector, generation: Generation) -> None:
@@ -85,30 +89,20 @@ async def _check_duplicates(
 
 
 async def _check_outliers(verification: Verification, inspector: Inspector, generation: Generation) -> list[int]:
-    """Random vectors are far from the mean of real ones. Texts may be odd too, so these are only made again first."""
-    found = await inspector.closeness(generation, LOOKED_AT)
-    if len(found) < 2 * SUSPECTS:
-        detail = f"{len(found)} vectors are too few to say which are far from the rest; the drift check looks at them"
+    """Texts may be odd too, so that odd vectors are only made again first."""
+    found = await inspector.sampled_vectors(generation, LOOKED_AT)
+    vectors, places = of_length_one(found.vectors)
+    if len(vectors) < ENOUGH:
+        detail = f"{len(vectors)} vectors are too few to say which are far from the rest; the drift check looks at them"
         verification.add("outliers", CheckStatus.PASS, detail)
         return []
-    far, farthest = _far_ones(found)
-    names = ", ".join(one.name for one in farthest[:3])
-    detail = f"{far} of {len(found)} vectors are far from all others"
-    verification.wish("outliers", far == 0, f"{detail}: {names} …" if far else detail)
-    return [one.id for one in farthest]
-
-
-def _far_ones(found: Sequence[Closeness]) -> tuple[int, list[Closeness]]:
-    """How many are beyond FAR, and the farthest."""
-    import numpy as np
-
-    values = np.array([one.closeness for one in found])
-    median = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - median))) or 1e-9
-    # Only those that are less close than usual: near the mean is not odd.
-    distances = (median - values) / spread
-    order = np.argsort(-distances, kind="stable")[:SUSPECTS]
-    return int((distances > FAR).sum()), [found[int(place)] for place in order]
+    odd = odd_ones(vectors, SUSPECTS)
+    farthest = [places[place] for place in odd.places]
+    detail = f"{odd.far} of {len(vectors)} vectors are far from all others"
+    if odd.far:
+        detail += f": {', '.join(found.names[place] for place in farthest[:3])} …"
+    verification.wish("outliers", odd.far == 0, detail)
+    return [found.ids[place] for place in farthest]
 
 
 async def check_drift(
@@ -128,10 +122,14 @@ async def check_drift(
     if not stored:
         verification.add("drift", CheckStatus.SKIP, "there is no fresh vector to make again yet")
         return
+    # In another order than reindex sends them in: a service that mixes up a batch would mix the same one up alike.
+    stored = sorted(stored, key=lambda tool: hashlib.sha256(tool.name.encode()).digest())
     similarities = await _made_again(embedder, generation, stored)
     if not similarities:
         verification.add("drift", CheckStatus.FAIL, "the service refuses every text of the sample", REINDEX)
         return
+    mixed_up = await _mixed_up(embedder, generation, stored, similarities)
+    remedy = REINDEX_ONE_BY_ONE if mixed_up else REINDEX_ALL
     lowest = min(similarities.values())
     wrong = [tool.name for tool in stored if similarities.get(tool.id, 1.0) < SAME_MODEL]
     shifted = sum(value < SAME_VECTOR for value in similarities.values())
@@ -139,9 +137,14 @@ async def check_drift(
     if wrong:
         others = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         detail += f"; {len(wrong)} are not this model's of this text: {', '.join(wrong[:3])}{others}"
-        if len(wrong) > len(similarities) / 2:
+        if mixed_up:
+            detail += f" ({MIXED_UP})"
+        elif len(wrong) > len(similarities) / 2:
             detail += " (the service serves another model, or puts another prefix before the texts)"
-        verification.add("drift", CheckStatus.FAIL, detail, REINDEX_ALL)
+        verification.add("drift", CheckStatus.FAIL, detail, remedy)
+    elif mixed_up:
+        detail += f"; but {MIXED_UP}: reindex with --batch-size 1 until that is mended"
+        verification.add("drift", CheckStatus.WARN, detail)
     elif shifted:
         detail += f"; {shifted} are below {SAME_VECTOR}: another quantisation, or a changed server"
         verification.add("drift", CheckStatus.WARN, detail, REINDEX_ALL)
@@ -149,14 +152,32 @@ async def check_drift(
         verification.add("drift", CheckStatus.PASS, detail)
 
 
-async def _made_again(embedder: Embedder, generation: Generation, stored: Sequence[StoredSample]) -> dict[int, float]:
+async def _mixed_up(
+    embedder: Embedder, generation: Generation, stored: Sequence[StoredSample], similarities: dict[int, float]
+) -> bool:
+    """Whether vectors that seem wrong are another's: the service loses the order of a batch.
+
+    If so, ``similarities`` then holds what the service makes of each of them alone.
+    """
+    wrong = [tool for tool in stored if similarities.get(tool.id, 1.0) < SAME_MODEL]
+    alone = await _made_again(embedder, generation, wrong[:ASKED_ALONE], at_once=1)
+    if all(abs(value - similarities[tool_id]) <= 1 - SAME_MODEL for tool_id, value in alone.items()):
+        return False
+    similarities |= alone | await _made_again(embedder, generation, wrong[ASKED_ALONE:], at_once=1)
+    return True
+
+
+async def _made_again(
+    embedder: Embedder, generation: Generation, stored: Sequence[StoredSample], *, at_once: int | None = None
+) -> dict[int, float]:
     """The cosine of each stored vector with the one that the service makes now; without those it refuses."""
     known = find_model(generation.model)
     limit = known.max_tokens if known else None
     texts = [truncated(tool.text, limit) if limit else tool.text for tool in stored]
     found: dict[int, float] = {}
-    for start in range(0, len(stored), embedder.max_batch):
-        part = slice(start, start + embedder.max_batch)
+    step = at_once or embedder.max_batch
+    for start in range(0, len(stored), step):
+        part = slice(start, start + step)
         found |= await _compared(embedder, stored[part], texts[part])
     return found
 
