@@ -92,6 +92,7 @@ def test_without_a_file_the_tools_themselves_ask(toolbox: Toolbox, built: str) -
     assert found == again, "two looks agree"
     assert (found["old"]["role"], found["new"]["role"]) == ("current", "building")
     assert found["old"]["index_recall"] == found["new"]["index_recall"] == 1.0
+    assert all(0 < found[side]["suggested_threshold"] <= 1 for side in ("old", "new"))
     assert sum(found["old"]["similarities"]["counts"]) == TOOLS * 50
 
 

@@ -124,3 +124,17 @@ def test_the_planner_is_asked_what_it_does(
     found = check(toolbox, "planner")
     # Of 300 vectors a plain query rightly reads them all: cheaper than the index, and worth a warning only beyond.
     assert "ix_tools_embedding" in found["detail"]
+
+
+def test_status_suggests_a_threshold_of_the_generation_itself(toolbox: Toolbox, catalogue: str) -> None:
+    """It leaves out what is hardly related, and keeps the tool that is asked for."""
+    threshold = toolbox("status", "--json").ok().json["generations"]["current"]["suggested_threshold"]
+    assert 0 < threshold < 0.6
+    assert f"--threshold {threshold:g}" in toolbox("status").ok().out
+    asked = ("search", "calculate numbers", "--mode", "vector", "--json", "--limit", "100")
+    everything = toolbox(*asked).ok().json["results"]
+    kept = toolbox(*asked, "--threshold", str(threshold)).ok().json["results"]
+    assert kept[0]["name"] == "calculator"
+    assert 0 < len(kept) < len(everything) / 2
+    execute(catalogue, "DELETE FROM tools WHERE id NOT IN (SELECT id FROM tools ORDER BY id LIMIT 10)")
+    assert toolbox("status", "--json").ok().json["generations"]["current"]["suggested_threshold"] is None

@@ -49,6 +49,7 @@ def compare(
     async def action(services: Services) -> Comparison:
         return await compare_generations(
             await services.search_store(),
+            await services.inspector(),
             await services.generations(),
             services.embedder,
             services.settings,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from toolbox_cli.core.comparison import Side, compared
+from toolbox_cli.core.geometry import threshold_of
 from toolbox_cli.core.questions import made_from
 from toolbox_cli.core.recall import share_found
 from toolbox_cli.core.service import at_its_service
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from toolbox_cli.domain.questions import Question
     from toolbox_cli.domain.searching import QualityStore
     from toolbox_cli.domain.settings import Settings
+    from toolbox_cli.domain.verification import Inspector
 
 #: Questions that are made from tools where no file gives any.
 MADE_QUESTIONS = 200
@@ -46,6 +48,7 @@ class CompareOptions:
 
 async def compare(
     store: QualityStore,
+    inspector: Inspector,
     generations: Mapping[Role, Generation],
     build_embedder: BuildEmbedder,
     settings: Settings,
@@ -69,7 +72,9 @@ async def compare(
     for generation in (old, new):
         embedder = build_embedder(at_its_service(generation, settings), None)
         try:
-            sides.append(await _ask(store, embedder, generation, questions, options.limit, progress))
+            side = await _ask(store, embedder, generation, questions, options.limit, progress)
+            side.suggested_threshold = await threshold_of(inspector, generation)
+            sides.append(side)
         finally:
             await embedder.aclose()
     return compared(sides[0], sides[1], questions, source, limit=options.limit, thresholds=options.thresholds)

@@ -41,6 +41,7 @@ class Side:
     embedding_seconds: list[float]
     database_seconds: list[float]
     index_recall: float | None = None
+    suggested_threshold: float | None = None
 
     def names(self, place: int, limit: int | None) -> list[str]:
         """The names of a question's results, the first ``limit`` of them."""
@@ -159,6 +160,7 @@ def _side_report(side: Side, limit: int, judged: Sequence[dict[str, float]], edg
         latency=_latency(side),
         similarities=_similarities(side, limit, edges),
         index_recall=side.index_recall,
+        suggested_threshold=side.suggested_threshold,
         quality={measure: _mean([one[measure] for one in judged]) for measure in judged[0]} if judged else None,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolbox_cli.core.gates import coverage_gate, index_gate, loaded
+from toolbox_cli.core.geometry import threshold_of
 from toolbox_cli.core.service import contradictions
 from toolbox_cli.domain.models import Census, CheckStatus, Frozen, Generation, Role
 from toolbox_cli.domain.verification import IndexProgress
@@ -35,7 +36,7 @@ class IndexStatus(Frozen):
 
 class GenerationStatus(Frozen):
     """``seconds_left`` is what a reindex would take at the measured speed: 0 when nothing is to be done, None when the
-    speed is not known.
+    speed is not known. ``suggested_threshold`` is for ``search --threshold``; None with too few vectors.
     """
 
     model: str | None
@@ -45,6 +46,7 @@ class GenerationStatus(Frozen):
     index_build: IndexProgress | None
     census: Census
     seconds_left: float | None
+    suggested_threshold: float | None
     endpoint_url: str | None
     rolled_back: bool
 
@@ -133,6 +135,7 @@ async def _generation(inspector: Inspector, facts: SchemaFacts, generation: Gene
         index_build=await inspector.index_build(generation),
         census=census,
         seconds_left=await _seconds_left(inspector, generation, census),
+        suggested_threshold=await threshold_of(inspector, generation),
         endpoint_url=generation.endpoint_url,
         rolled_back=generation.rolled_back_at is not None,
     )

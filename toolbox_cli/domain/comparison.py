@@ -29,7 +29,9 @@ class Similarities(Frozen):
 
 
 class SideReport(Frozen):
-    """One generation. ``index_recall`` is None where there is no index, ``quality`` where nothing is labelled."""
+    """One generation. ``index_recall`` is None where there is no index, ``quality`` where nothing is labelled,
+    ``suggested_threshold`` with too few vectors.
+    """
 
     role: str
     model: str | None
@@ -37,6 +39,7 @@ class SideReport(Frozen):
     latency: Latency
     similarities: Similarities
     index_recall: float | None
+    suggested_threshold: float | None
     quality: dict[str, float] | None
 
 

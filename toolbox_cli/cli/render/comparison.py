@@ -88,6 +88,7 @@ def _rows(found: Comparison) -> list[tuple[str, ...]]:
     pairs = (
         ("similarity of the first", old.similarities.first_median, new.similarities.first_median, "{:.3f}"),
         (f"similarity of the {found.limit}th", old.similarities.last_median, new.similarities.last_median, "{:.3f}"),
+        ("suggested --threshold", old.suggested_threshold, new.suggested_threshold, "{:.2f}"),
         ("recall of the index", old.index_recall, new.index_recall, "{:.3f}"),
         ("embedding, ms", old.latency.embedding_p50, new.latency.embedding_p50, "{:.1f}"),
         ("database, ms", old.latency.database_p50, new.latency.database_p50, "{:.1f}"),

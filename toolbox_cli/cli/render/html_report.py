@@ -158,6 +158,7 @@ def _summary(found: Comparison) -> str:
         for name, before, after in (
             ("similarity of the first result", old.similarities.first_median, new.similarities.first_median),
             (f"similarity of result {found.limit}", old.similarities.last_median, new.similarities.last_median),
+            ("suggested --threshold", old.suggested_threshold, new.suggested_threshold),
             ("recall of the index", old.index_recall, new.index_recall),
         )
     )

@@ -137,6 +137,8 @@ def _generation_lines(role: str, generation: GenerationStatus) -> list[str]:
     if generation.seconds_left:
         counts.append(f"about {_duration(generation.seconds_left)} at the measured speed")
     lines.append(f"{bar(census.fresh, census.active)} {', '.join(counts)}")
+    if generation.suggested_threshold is not None:
+        lines.append(f"search --threshold {generation.suggested_threshold:g} leaves out what is hardly related")
     if role == "previous":
         lines.append(_KEPT)
     elif generation.rolled_back:
