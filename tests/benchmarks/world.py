@@ -67,13 +67,13 @@ def stats(url: str) -> dict[str, int]:
     return found
 
 
-def environment(server: EmbeddedServer, database: str, url: str) -> dict[str, str]:
+def environment(server: EmbeddedServer, database: str, url: str, model: str = MODEL) -> dict[str, str]:
     """The variables that make the command line use this database and this service."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("EMBEDDING_", "TOOLBOX_", "PG"))}
     return kept | {
         "DATABASE_URL": server.conninfo(database),
         "EMBEDDING_ENDPOINT_URL": url,
-        "EMBEDDING_MODEL": MODEL,
+        "EMBEDDING_MODEL": model,
         "TOOLBOX_DATA_DIR": str(server.data_dir),
     }
 
@@ -92,10 +92,12 @@ def administer(server: EmbeddedServer, statement: sql.Composed) -> None:
         connection.execute(statement)
 
 
-def make_template(server: EmbeddedServer, name: str, *, tools: int, dimension: int, url: str, index: str) -> None:
+def make_template(
+    server: EmbeddedServer, name: str, *, tools: int, dimension: int, url: str, index: str, model: str = MODEL
+) -> None:
     """A database with so many tools and no embedding, to be cloned."""
     administer(server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    env = environment(server, name, url)
+    env = environment(server, name, url, model)
     toolbox(["migrate", "--dimension", str(dimension), "--index", index], env)
     with psycopg.connect(server.conninfo(name), autocommit=True) as connection:
         connection.execute(FILL, {"count": tools})

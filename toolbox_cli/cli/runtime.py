@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toolbox_cli.db.inspection import PostgresInspector
     from toolbox_cli.db.registry import Registry
     from toolbox_cli.db.search import PostgresSearchStore
+    from toolbox_cli.db.state import RegistryState
     from toolbox_cli.db.tools import PostgresToolStore
     from toolbox_cli.db.transfer import PostgresTransferStore
     from toolbox_cli.domain.models import Generation, Role, Target
@@ -113,19 +114,26 @@ class Services:
             embedded=self._embedded is not None,
         )
 
+    async def state(self) -> RegistryState:
+        """The registry's state; unlike ``registry`` it loads nothing that changes one, which a search does not need."""
+        from toolbox_cli.db.faults import database_errors
+        from toolbox_cli.db.state import read_state
+
+        connection = await self.connection()
+        with database_errors():
+            return await read_state(connection)
+
     async def tools(self) -> PostgresToolStore:
         from toolbox_cli.db.tools import PostgresToolStore
 
-        registry = await self.registry()
-        (await registry.state()).check_registry()
-        return PostgresToolStore(registry.connection)
+        (await self.state()).check_registry()
+        return PostgresToolStore(await self.connection())
 
     async def transfer(self) -> PostgresTransferStore:
         from toolbox_cli.db.transfer import PostgresTransferStore
 
-        registry = await self.registry()
-        (await registry.state()).check_registry()
-        return PostgresTransferStore(registry.connection)
+        (await self.state()).check_registry()
+        return PostgresTransferStore(await self.connection())
 
     async def search_store(self) -> PostgresSearchStore:
         from toolbox_cli.db.search import PostgresSearchStore
@@ -164,13 +172,13 @@ class Services:
         """The registry's generation in a role; StateError when there is none."""
         from toolbox_cli.domain.models import Role
 
-        return (await (await self.registry()).state()).require_generation(Role(role))
+        return (await self.state()).require_generation(Role(role))
 
     async def generations(self) -> Mapping[Role, Generation]:
         """The live generations; StateError where the registry has no record of them."""
         from toolbox_cli.domain.models import Role
 
-        state = await (await self.registry()).state()
+        state = await self.state()
         state.require_generation(Role.CURRENT)
         return state.generations
 

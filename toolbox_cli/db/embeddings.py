@@ -10,8 +10,8 @@ from psycopg import errors, sql
 from psycopg.rows import class_row, dict_row, scalar_row
 
 from toolbox_cli.db.faults import database_errors
-from toolbox_cli.db.index_builds import index_fault, is_complete, plan_index, rebuild_index
-from toolbox_cli.db.indexes import drop_index
+from toolbox_cli.db.index_builds import is_complete, plan_index, rebuild_index
+from toolbox_cli.db.indexes import drop_index, index_fault
 from toolbox_cli.db.locks import LOCK_SPACE
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.state import RegistryState, read_state

@@ -166,18 +166,6 @@ def is_complete(state: RegistryState, generation: Generation) -> bool:
     return len(found) == len(fit) == 1
 
 
-def index_fault(state: RegistryState, generation: Generation) -> str | None:
-    """Why the index on a generation's column does not serve, None when one does or none is wanted."""
-    dimension = state.dimension_of(generation.role)
-    if dimension is None or generation.index_method == "none":
-        return None
-    found = state.indexes_on(generation.role)
-    faults = [unfit_reason(index, dimension, generation.index_method) for index in found]
-    if not faults:
-        return "there is none"
-    return None if None in faults else faults[0]
-
-
 def index_statements(state: RegistryState, role: Role, dimension: int, method: IndexMethod) -> tuple[Statement, ...]:
     """Drop what does not fit, build what is missing."""
     statements: list[Statement] = []

@@ -7,10 +7,14 @@ Limits are pgvector's (README, "HNSW" and "IVFFlat"): ``vector`` columns can be 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from toolbox_cli.domain.models import IndexMethod, Role, VectorIndex
+from toolbox_cli.domain.models import Generation, IndexMethod, Role, VectorIndex
+
+if TYPE_CHECKING:
+    from toolbox_cli.db.state import RegistryState
 
 MAX_VECTOR_INDEX = 2_000
 MAX_HALFVEC_INDEX = 4_000
@@ -111,3 +115,15 @@ def unfit_reason(index: VectorIndex, dimension: int, method: IndexMethod) -> str
     if index.operator_class != shape.operator_class:
         return f"its operator class is {index.operator_class}, expected {shape.operator_class}"
     return None
+
+
+def index_fault(state: RegistryState, generation: Generation) -> str | None:
+    """Why the index on a generation's column does not serve, None when one does or none is wanted."""
+    dimension = state.dimension_of(generation.role)
+    if dimension is None or generation.index_method == "none":
+        return None
+    found = state.indexes_on(generation.role)
+    faults = [unfit_reason(index, dimension, generation.index_method) for index in found]
+    if not faults:
+        return "there is none"
+    return None if None in faults else faults[0]

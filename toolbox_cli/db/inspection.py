@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 
 from toolbox_cli.db.embeddings import census, learned_of, service_parameters
 from toolbox_cli.db.faults import database_errors, first_line, translate
-from toolbox_cli.db.index_builds import index_fault
+from toolbox_cli.db.indexes import index_fault
 from toolbox_cli.db.locks import LOCK_SPACE, WORKER_LOCK
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.vector_inspection import PostgresVectorInspector

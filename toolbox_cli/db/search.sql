@@ -45,14 +45,19 @@ LIMIT %(limit)s;
 -- name: tune --
 -- Settings of one transaction: how far the index looks, and that it is used at all. The planner does not know that
 -- vectors live in TOAST, so it takes reading and sorting them all for cheap, by a sequential scan or through the index
--- on is_active. Without sorting, only the vector index gives the order.
+-- on is_active. Without sorting, only the vector index gives the order. pgvector 0.8 and later go on looking until
+-- enough candidates pass the filters; the exact way fills up what is missing before.
 SELECT set_config('hnsw.ef_search', %(ef_search)s::text, true), set_config('ivfflat.probes', %(probes)s::text, true),
        set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-       set_config('enable_sort', 'off', true);
+       set_config('enable_sort', 'off', true),
+       CASE WHEN e.iterative THEN set_config('hnsw.iterative_scan', 'relaxed_order', true) END,
+       CASE WHEN e.iterative THEN set_config('ivfflat.iterative_scan', 'relaxed_order', true) END
+FROM (SELECT string_to_array(extversion, '.')::int[] >= ARRAY[0, 8] AS iterative
+      FROM pg_extension WHERE extname = 'vector') e;
 
--- name: iterate --
--- pgvector 0.8 and later go on looking until enough candidates pass the filters.
-SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('ivfflat.iterative_scan', 'relaxed_order', true);
+-- name: estimated_rows --
+-- How many rows the table had when it was last analysed; -1 if it never was.
+SELECT reltuples::bigint FROM pg_class WHERE oid = 'tools'::regclass;
 
 -- name: generation_in_role --
 -- Which generation has a role, and with it its column, now.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from rich.console import Console
 
-from toolbox_cli.cli.render.progress import BarProgress, NotedProgress
+from toolbox_cli.cli.render.progress_bars import BarProgress, NotedProgress
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Progress
