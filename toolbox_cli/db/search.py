@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 EXACT_UP_TO = 5_000
 #: pgvector's limit for hnsw.ef_search.
 MAX_EF_SEARCH = 1_000
+#: At 100,000 x 768 clustered vectors, for the first ten: 64 found 0.975 in 3.9 ms, 100 all in 5.7 ms. Through a filter
+#: that leaves a fifth of them, 100 found 0.96 and 200 found 0.97.
+LEAST_EF_SEARCH, LEAST_EF_SEARCH_FILTERED = 64, 200
 #: How many candidates a coarser index must offer for each result, to be ranked by the true distance.
 OVERSAMPLING = {"vector": 1, "halfvec": 2, "bit": 20}
 
@@ -189,7 +192,9 @@ class PostgresSearchStore(PostgresTextSearch):
             operator=sql.SQL("<~>" if shape.element == "bit" else "<=>"),
             probe=shape.probe(sql.Placeholder("vector")),
         )
-        return statement, {"candidates": candidates}, min(MAX_EF_SEARCH, max(100, 2 * candidates))
+        filtered = parameters["category"] is not None or parameters["tags"] is not None
+        least = LEAST_EF_SEARCH_FILTERED if filtered else LEAST_EF_SEARCH
+        return statement, {"candidates": candidates}, min(MAX_EF_SEARCH, max(least, 2 * candidates))
 
     async def _tune(self, ef_search: int) -> None:
         """Settings of this transaction."""
