@@ -17,6 +17,7 @@ from toolbox_cli.db.drafts import Plan, Statement
 from toolbox_cli.db.indexes import create_index, expected_index
 from toolbox_cli.db.migration_steps import execute_planned
 from toolbox_cli.db.state import REQUIRED_COLUMNS, TABLE_COMMENT, RegistryState
+from toolbox_cli.domain.changes import Loss
 from toolbox_cli.domain.models import Role, Target, VectorIndex
 
 TOOLS = """
@@ -112,14 +113,16 @@ def downgrade(state: RegistryState) -> Plan:
     if not state.created_by_toolbox:
         return Plan((), state, notes=("the tables stay: they were there before toolbox adopted the registry",))
     statements = [Statement(sql.SQL("DROP TABLE tools"), "the registry goes")]
-    gone, lost = {"tools"}, f"the registry itself: {state.tools} tools"
+    gone, lost = {"tools"}, "tools: the registry itself"
     if state.created_executions:
         # Before the table that it refers to. One that was there before toolbox cannot refer to it, and stays.
         statements.insert(0, Statement(sql.SQL("DROP TABLE tool_executions"), "the log of executions goes"))
         gone, lost = gone | {"tool_executions"}, f"{lost} and the log of their executions"
     after = replace(state, tables=state.tables - gone, columns={}, indexes=())
     hindrances = state.attachments.naming(state.columns)
-    return Plan(tuple(statements), after, losses=(lost,), hindrances=hindrances, locks=True)
+    return Plan(
+        tuple(statements), after, losses=(Loss(count=state.tools, what=lost),), hindrances=hindrances, locks=True
+    )
 
 
 step(execute_planned, execute_planned)

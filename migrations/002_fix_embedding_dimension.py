@@ -12,6 +12,7 @@ from toolbox_cli.db.drafts import Draft, Plan, nothing
 from toolbox_cli.db.migration_steps import execute_planned
 from toolbox_cli.db.plans import retire_current
 from toolbox_cli.db.state import RegistryState
+from toolbox_cli.domain.changes import Loss
 from toolbox_cli.domain.models import Role, Target
 
 #: What the ToolBox server's first migration hard-coded.
@@ -50,8 +51,9 @@ def downgrade(state: RegistryState) -> Plan:
     return draft.plan(vectors=vectors, losses=losses)
 
 
-def _lost(count: int, state: RegistryState, role: Role) -> tuple[str, ...]:
-    return (f"{count} vectors of {state.dimension_of(role)} dimensions (column {role.column})",) if count else ()
+def _lost(count: int, state: RegistryState, role: Role) -> tuple[Loss, ...]:
+    what = f"vectors of {state.dimension_of(role)} dimensions (column {role.column})"
+    return (Loss(count=count, what=what),) if count else ()
 
 
 step(execute_planned, execute_planned)

@@ -19,6 +19,7 @@ from toolbox_cli.db.migration_steps import execute_planned
 from toolbox_cli.db.plans import insert_generation
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.db.text_index import TEXT_INDEX
+from toolbox_cli.domain.changes import Loss
 from toolbox_cli.domain.models import EmbeddingSpace, IndexMethod, Role, Target
 
 __depends__ = {"002_fix_embedding_dimension"}
@@ -191,11 +192,10 @@ def upgrade(state: RegistryState, target: Target) -> Plan:
 def downgrade(state: RegistryState) -> Plan:
     draft = Draft(state)
     count = state.vectors.get(Role.BUILDING.column, 0)
-    losses: tuple[str, ...] = (
-        (f"{count} vectors of the generation being built (column {Role.BUILDING.column})",) if count else ()
-    )
+    what = f"vectors of the generation being built (column {Role.BUILDING.column})"
+    losses: tuple[Loss, ...] = (Loss(count=count, what=what),) if count else ()
     if "embedding_generations" in state.tables:
-        losses += ("the record of models and fingerprints: every tool counts as stale afterwards",)
+        losses += (Loss(count=1, what="record of models and fingerprints: every tool counts as stale afterwards"),)
     draft.drop_column(Role.BUILDING, "the generation being built goes")
     for column in (Role.CURRENT.fingerprint_column, Role.PREVIOUS.fingerprint_column):
         if column in draft.columns:

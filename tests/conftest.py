@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.catalogue import catalogue, catalogue_template
 from support.postgres import FAST_OPTIONS, clone, create_database, drop_database, open_folder
 from support.registries import load_alembic, migrate_blocking, target
 
 from toolbox_cli.db.embedded import EmbeddedServer
+
+# Here, once: a template of the session that two folders imported would be two fixtures, and made twice.
+__all__ = ["catalogue", "catalogue_template"]
 
 
 @pytest.fixture(scope="session")

@@ -263,12 +263,27 @@ async def test_registry_that_changed_while_the_question_was_open(registry_databa
     await migrate(registry_database, target(16))
 
     def somebody_faster(outline: Outline) -> bool:
-        execute(registry_database, "UPDATE tools SET embedding_previous = NULL WHERE name = 'tool_0'")
+        fill(registry_database, 1, prefix="new")
+        copied = "(SELECT embedding_previous FROM tools WHERE name = 'tool_0')"
+        execute(registry_database, f"UPDATE tools SET embedding_previous = {copied}")
         return True
 
     with pytest.raises(StateError, match="has changed while the question was open"):
         await prune(registry_database, consent=Consent(ask=somebody_faster))
     assert column_type(registry_database, "embedding_previous") == "vector(8)"
+
+
+async def test_tools_that_go_while_the_question_is_open_are_no_other_question(registry_database: str) -> None:
+    fill(registry_database, 2)
+    await migrate(registry_database, target(16))
+
+    def agreeing_late(outline: Outline) -> bool:
+        execute(registry_database, "DELETE FROM tools WHERE name = 'tool_0'")
+        return True
+
+    outline = await prune(registry_database, consent=Consent(ask=agreeing_late))
+    assert outline.losses == ["1 vectors of 8 dimensions by test-model (column embedding_previous)"]
+    assert column_type(registry_database, "embedding_previous") is None
 
 
 async def test_a_failed_backup_stops_the_change(registry_database: str) -> None:

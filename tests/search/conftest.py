@@ -1,9 +1,8 @@
-"""The program, a registry of 8 dimensions with a service, and one with the sample catalogue and the built-in model."""
+"""The program, and a registry of 8 dimensions with a service."""
 
 from __future__ import annotations
 
-from support.catalogue import catalogue, catalogue_template
 from support.cli import registry, service, toolbox
 from support.registries import carry_out, target
 
-__all__ = ["carry_out", "catalogue", "catalogue_template", "registry", "service", "target", "toolbox"]
+__all__ = ["carry_out", "registry", "service", "target", "toolbox"]

@@ -1,8 +1,7 @@
-"""The program, a registry of 8 dimensions with a service, and one with the sample catalogue and the built-in model."""
+"""The program, and a registry of 8 dimensions with a service."""
 
 from __future__ import annotations
 
-from support.catalogue import catalogue, catalogue_template
 from support.cli import registry, service, toolbox
 
-__all__ = ["catalogue", "catalogue_template", "registry", "service", "toolbox"]
+__all__ = ["registry", "service", "toolbox"]

@@ -221,9 +221,11 @@ class RegistryCutover:
 
 
 def _outline(steps: list[OutlineStep], plans: Sequence[Plan], questions: Sequence[str]) -> Outline:
+    lost = [loss for plan in plans for loss in plan.losses]
     return Outline(
         steps=steps,
-        losses=[loss for plan in plans for loss in plan.losses],
+        losses=[loss.phrase for loss in lost],
+        lost=lost,
         retires=[phrase for plan in plans for phrase in plan.retires],
         notes=[note for plan in plans for note in plan.notes],
         dependents=list(dict.fromkeys(phrase for plan in plans for phrase in plan.hindrances)),

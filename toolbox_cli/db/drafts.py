@@ -10,6 +10,7 @@ from psycopg import sql
 from toolbox_cli.db.attachments import ColumnSettings, settings_statements
 from toolbox_cli.db.indexes import drop_index
 from toolbox_cli.db.state import RegistryState
+from toolbox_cli.domain.changes import Loss
 from toolbox_cli.domain.models import Role, VectorIndex
 
 
@@ -33,8 +34,8 @@ class Plan:
 
     statements: tuple[Statement, ...]
     after: RegistryState
-    #: What is lost for good, one phrase each; empty when everything can be brought back.
-    losses: tuple[str, ...] = ()
+    #: What is lost for good; empty when everything can be brought back.
+    losses: tuple[Loss, ...] = ()
     #: What is set aside but can be brought back, one phrase each.
     retires: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ class Draft:
         )
 
     def plan(
-        self, *, vectors: Mapping[str, int] | None = None, losses: tuple[str, ...] = (), retires: tuple[str, ...] = ()
+        self, *, vectors: Mapping[str, int] | None = None, losses: tuple[Loss, ...] = (), retires: tuple[str, ...] = ()
     ) -> Plan:
         """What was collected, and what has to follow the columns that have moved."""
         hindrances = self._carry_over()

@@ -79,7 +79,7 @@ def begin_building(state: RegistryState, target: Target) -> Plan:
     kept = vectors_lost(state, Role.PREVIOUS)
     if not kept:
         return plan
-    note = f"the cutover will drop what is kept of the last change: {kept[0]}; `toolbox prune` does so now"
+    note = f"the cutover will drop what is kept of the last change: {kept[0].phrase}; `toolbox prune` does so now"
     return replace(plan, notes=(*plan.notes, note))
 
 

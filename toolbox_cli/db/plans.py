@@ -13,6 +13,7 @@ from psycopg import sql
 from toolbox_cli.db.drafts import Draft, Plan, Statement, nothing
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.domain.catalog import canonical_name
+from toolbox_cli.domain.changes import Loss
 from toolbox_cli.domain.models import DEFAULT_KEY_VARIABLE, EmbeddingSpace, Generation, Role, Target
 
 
@@ -155,13 +156,13 @@ def move_column(draft: Draft, old: Role, new: Role, purpose: str) -> None:
     draft.rename_column(old, new, purpose)
 
 
-def vectors_lost(state: RegistryState, role: Role) -> tuple[str, ...]:
+def vectors_lost(state: RegistryState, role: Role) -> tuple[Loss, ...]:
     count = state.vectors.get(role.column, 0)
     if not count:
         return ()
     generation = state.generations.get(role)
     model = generation.model if generation and generation.model else "an unknown model"
-    return (f"{count} vectors of {_dimensions(state, role)} by {model} (column {role.column})",)
+    return (Loss(count=count, what=f"vectors of {_dimensions(state, role)} by {model} (column {role.column})"),)
 
 
 def _dimensions(state: RegistryState, role: Role) -> str:

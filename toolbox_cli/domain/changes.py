@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
+
+from pydantic import Field
 
 from toolbox_cli.domain.errors import ToolboxError
 from toolbox_cli.domain.models import Check, Frozen
@@ -27,6 +28,17 @@ class OutlineStep(Frozen):
     statements: list[OutlineStatement]
 
 
+class Loss(Frozen):
+    """Rows whose ``what`` is gone for good."""
+
+    count: int
+    what: str
+
+    @property
+    def phrase(self) -> str:
+        return f"{self.count} {self.what}"
+
+
 class Outline(Frozen):
     """``losses`` are gone for good, ``retires`` can be brought back; ``dependents`` would go on reading old columns.
 
@@ -39,6 +51,8 @@ class Outline(Frozen):
     notes: list[str]
     dependents: list[str]
     questions: list[str]
+    #: ``losses``, to be compared; not printed.
+    lost: list[Loss] = Field(exclude=True)
 
     @property
     def empty(self) -> bool:
@@ -132,10 +146,13 @@ class SchemaStore(Protocol):
     async def plan_cutover(self) -> CutoverChange: ...
 
 
-def same_agreement(first: Outline, second: Outline) -> bool:
-    """Whether what an operator agreed to still says what would be lost."""
+#: How much more may be lost than was agreed to: tools come and go all the time while the server writes.
+TOLERATED_GROWTH = 1.1
 
-    def gist(outline: Outline) -> tuple[Sequence[str], Sequence[str]]:
-        return outline.losses, (*outline.dependents, *outline.questions)
 
-    return gist(first) == gist(second)
+def same_agreement(agreed: Outline, planned: Outline) -> bool:
+    """Whether what an operator agreed to covers what would be lost now: the same things, and hardly more of them."""
+    if (agreed.dependents, agreed.questions) != (planned.dependents, planned.questions):
+        return False
+    limits = {loss.what: loss.count * TOLERATED_GROWTH for loss in agreed.lost}
+    return all(loss.count <= limits.get(loss.what, 0) for loss in planned.lost)
