@@ -41,10 +41,11 @@ check: lint type test ## lint, type and test: what CI runs
 faults: $(STAMP) ## kill every command at every statement, twice, and run it again (10 minutes)
 	@FAULTS=all $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/online/test_killed.py
 
-bench: $(STAMP) ## measure reindex against the service alone, at size, and changes beside traffic (25 minutes)
+bench: $(STAMP) ## measure reindex against the service alone, changes beside traffic, search and verify (35 minutes)
 	@$(BIN)/python tests/benchmarks/reindex.py --json bench.json
 	@$(BIN)/python tests/benchmarks/scale.py
 	@$(BIN)/python tests/benchmarks/online.py
+	@$(BIN)/python tests/benchmarks/search.py
 
 build: $(STAMP) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir $(DIST)

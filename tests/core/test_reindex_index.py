@@ -56,6 +56,9 @@ def test_keep_index_leaves_it_whatever_is_touched(toolbox: Toolbox, large: str, 
 def test_a_crash_between_is_named_by_verify_and_completed_by_the_next_run(
     toolbox: Toolbox, registry: str, service: Service
 ) -> None:
+    # With 8 dimensions the test service has 4096 vectors, and verify would find many texts with the same one.
+    service.behaviour.dimension = 16
+    toolbox("migrate", "--dimension", "16", "--yes").ok()
     add_tools(registry, 1200)
     service.behaviour.latency = 0.05
     process = start("reindex", "--batch-size", "20", "--concurrency", "2")
