@@ -53,7 +53,8 @@ def outline(
     for phrase in found.notes:
         console.print(plain(phrase), markup=False)
     if done and found.retires:
-        console.print("Next: [bold]toolbox reindex[/bold] embeds the tools again; until then search goes by words only.")
+        meanwhile = "until then search goes by words only"
+        console.print(f"Next: [bold]toolbox reindex[/bold] embeds the tools again; {meanwhile}.")
     elif done and not found.empty:
         console.print(f"Next: {following}")
 
