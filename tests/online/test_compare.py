@@ -11,24 +11,12 @@ import numpy as np
 import pytest
 from support.cli import Service, Toolbox
 from support.registries import execute, rows
-from support.reindexing import add_tools
+from support.reindexing import TOOLS
 from support.vectors import vectors_of
 
 from toolbox_cli.core.metrics import interval, recall_at, reciprocal_rank
 from toolbox_cli.core.recall import share_found
 from toolbox_cli.domain.models import SearchHit
-
-TOOLS = 60
-
-
-@pytest.fixture
-def built(toolbox: Toolbox, registry: str, old_service: Service, new_service: Service) -> str:
-    """Two complete generations: the old service finds a tool by its own text, the new one too, and they differ else."""
-    add_tools(registry, TOOLS)
-    toolbox("reindex").ok()
-    toolbox("migrate", "--online", "--model", "new-model", "--dimension", "16", "--endpoint-url", new_service.url).ok()
-    toolbox("reindex").ok()
-    return registry
 
 
 def text_of(conninfo: str, name: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -26,25 +24,12 @@ from support.registries import (
     value,
     vectors,
 )
-from support.reindexing import add_tools, census
+from support.reindexing import TOOLS, add_tools, census
 
 from toolbox_cli.db.search import PostgresSearchStore
 from toolbox_cli.domain.models import Role
 from toolbox_cli.domain.ports import SilentProgress
 from toolbox_cli.domain.searching import GenerationMovedError, SearchFilter
-
-TOOLS = 30
-PROBES = 1
-
-
-@pytest.fixture
-def built(toolbox: Toolbox, registry: str, old_service: Service, new_service: Service) -> str:
-    """A registry with a second generation that is ready."""
-    add_tools(registry, TOOLS)
-    toolbox("reindex").ok()
-    toolbox("migrate", "--online", "--model", "new-model", "--dimension", "16", "--endpoint-url", new_service.url).ok()
-    toolbox("reindex").ok()
-    return registry
 
 
 def refused(outcome: Outcome, *words: str) -> None:
@@ -352,86 +337,3 @@ async def test_under_the_lock_nothing_is_read_that_grows_with_the_registry(toolb
             for step in planned._planned.steps:
                 await planned._once(step)
             assert await scans() == before
-
-
-PAIRS = [
-    ("cutover", "rollback"),
-    ("cutover", "cutover"),
-    ("cutover", "reindex"),
-    ("cutover", "migrate"),
-    ("cutover", "prune"),
-    ("rollback", "rollback"),
-    ("rollback", "reindex"),
-    ("rollback", "migrate"),
-    ("rollback", "prune"),
-    ("reindex", "reindex"),
-    ("reindex", "migrate"),
-    ("reindex", "prune"),
-    ("migrate", "prune"),
-    ("prune", "prune"),
-    ("migrate", "migrate"),
-]
-
-
-@pytest.fixture
-def settled(built: str, toolbox: Toolbox) -> Iterator[str]:
-    """Built, with some tools to catch up, so that every command has something to do."""
-    add_tools(built, 3, prefix="newer")
-    return built
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pair", PAIRS, ids=[" and ".join(pair) for pair in PAIRS])
-def test_any_two_commands_at_once(
-    settled: str, new_service: Service, monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str]
-) -> None:
-    """One waits or is refused with one clear line; what is left is a state that the next command understands."""
-    commands: dict[str, tuple[str, ...]] = {
-        "cutover": ("cutover",),
-        "rollback": ("rollback", "--yes"),
-        "reindex": ("reindex",),
-        "prune": ("prune", "--yes"),
-        "migrate": (
-            "migrate", "--online", "--model", "third", "--dimension", "16", "--endpoint-url", new_service.url,
-        ),
-    }  # fmt: skip
-    monkeypatch.setenv("TOOLBOX_WAIT_TIMEOUT", "15")
-    if pair == ("migrate", "migrate"):
-        # Beside one that is being built no other can begin, alone or not.
-        assert finish(start("rollback", "--yes")).code == 0
-    running = [start(*commands[name]) for name in pair]
-    outcomes = [finish(process, timeout=60) for process in running]
-    for name, outcome in zip(pair, outcomes, strict=True):
-        assert outcome.code in (0, 1, 5), (name, outcome)
-        assert "Traceback" not in outcome.err
-        if outcome.code == 5:
-            errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-            assert len(errors) == 1, outcome
-    assert any(outcome.code == 0 for outcome in outcomes), outcomes
-    check_consistent(settled)
-
-
-def check_consistent(conninfo: str) -> None:
-    """Columns, generations and fingerprints tell the same story, and no vector has got into another's column."""
-    columns: dict[str, Any] = {
-        "current": "embedding",
-        "building": "embedding_next",
-        "previous": "embedding_previous",
-    }
-    found = roles(conninfo)
-    assert "current" in found
-    for role, column in columns.items():
-        kind = column_type(conninfo, column)
-        assert (kind is not None) == (role in found), (role, kind, found)
-        if kind is not None:
-            model, dimension = found[role]
-            assert kind == f"vector({dimension})"
-            wrong = rows(
-                conninfo,
-                f"SELECT name FROM tools WHERE {column} IS NOT NULL AND NOT"
-                f" toolbox_matches({column}_fingerprint, %s, %s, '', 1, name, description, input_schema)",
-                [model, dimension],
-            )
-            assert wrong == []
-    assert value(conninfo, "SELECT to_regclass('embedding_changes') IS NULL")
-    assert value(conninfo, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1953460076") == 0

@@ -11,6 +11,9 @@ from support.vectors import vectors_of
 
 FRESH = "SELECT count(*) FROM tools WHERE embedding IS NOT NULL"
 
+#: How many tools a registry has that is built for a cutover.
+TOOLS = 60
+
 
 def add_tools(conninfo: str, count: int, *, category: str = "test", active: bool = True, prefix: str = "tool") -> None:
     """Register tools without a vector. Their texts end in their number: ``does thing 17.``"""
