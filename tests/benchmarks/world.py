@@ -36,11 +36,11 @@ FROM generate_series(1, %(count)s) AS g
 
 
 @contextlib.contextmanager
-def database_server() -> Iterator[EmbeddedServer]:
-    """An embedded server with the settings that users get, in a folder that is removed at the end."""
+def database_server(**settings: str) -> Iterator[EmbeddedServer]:
+    """An embedded server with the settings that users get, and these, in a folder that is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="toolbox-bench-"))
     folder.chmod(0o711)
-    server = EmbeddedServer(folder / "data", {"max_connections": "100"})
+    server = EmbeddedServer(folder / "data", {"max_connections": "100"} | settings)
     try:
         with server.use():
             yield server
