@@ -116,6 +116,16 @@ class RegistryState:
         return self.generations[role]
 
 
+async def read_generations(connection: psycopg.AsyncConnection) -> dict[Role, Generation]:
+    """The live generations, in one round trip; none where the registry keeps no record of them."""
+    async with connection.cursor(row_factory=class_row(Generation)) as cursor:
+        try:
+            found = await (await cursor.execute(query("schema", "generations"))).fetchall()
+        except errors.UndefinedTable:
+            return {}
+    return {generation.role: generation for generation in found}
+
+
 async def read_state(connection: psycopg.AsyncConnection, *, count: bool = False) -> RegistryState:
     """Introspect the registry.
 
