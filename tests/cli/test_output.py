@@ -137,7 +137,7 @@ def test_empty_answers_say_why(registry: str, service: Service, toolbox: Toolbox
     toolbox("import", "--sample").ok()
     assert "none after 900" in toolbox("list", "--offset", "900").ok().out
     assert "toolbox reindex" in toolbox("status").ok().out
-    assert "there is no active tool with an embedding" in toolbox("search", "x", "--mode", "vector").ok().out
+    assert "no active tool has an embedding" in toolbox("search", "x", "--mode", "vector").ok().out
     assert "with category 'none'" in toolbox("search", "x", "--category", "none").ok().out
     assert "has one of the words" in toolbox("search", "xyzzy", "--mode", "text").ok().out
     assert toolbox("prune").ok().out == "Nothing to drop: no vectors are kept for a roll back.\n"

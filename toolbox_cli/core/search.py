@@ -206,8 +206,8 @@ def _why_nothing(answer: _Answer, request: SearchRequest, mode: SearchMode) -> s
             " the meaning"
         )
     return (
-        f"there is no active tool with an embedding{among}: `toolbox list` shows the tools, `toolbox status` how many"
-        " have an embedding"
+        f"no active tool{among} has an embedding: `toolbox list` shows the tools, `toolbox status` how many have an"
+        " embedding"
     )
 
 
