@@ -263,7 +263,7 @@ async def test_registry_that_changed_while_the_question_was_open(registry_databa
     await migrate(registry_database, target(16))
 
     def somebody_faster(outline: Outline) -> bool:
-        fill(registry_database, 1, prefix="new")
+        fill(registry_database, 20, prefix="new")
         copied = "(SELECT embedding_previous FROM tools WHERE name = 'tool_0')"
         execute(registry_database, f"UPDATE tools SET embedding_previous = {copied}")
         return True

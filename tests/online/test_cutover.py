@@ -26,6 +26,7 @@ from support.registries import (
 )
 from support.reindexing import TOOLS, add_tools, census
 
+from toolbox_cli.db.locks import LOCK_SPACE, SCHEMA_LOCK
 from toolbox_cli.db.search import PostgresSearchStore
 from toolbox_cli.domain.models import Role
 from toolbox_cli.domain.ports import SilentProgress
@@ -115,6 +116,22 @@ def test_no_index_no_cutover(toolbox: Toolbox, built: str) -> None:
     execute(built, "CREATE INDEX ix_tools_embedding_next ON tools USING hnsw (embedding_next vector_l2_ops)")
     refused(toolbox("cutover"), "its operator class is vector_l2_ops")
     assert column_type(built) == "vector(8)"
+
+
+def test_an_index_that_went_while_the_lock_was_waited_for(toolbox: Toolbox, built: str) -> None:
+    """A reindex that began meanwhile has put it off until after its load."""
+    with psycopg.connect(built, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_SPACE, SCHEMA_LOCK])
+        process = start("cutover")
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'toolbox cutover%'"
+        deadline = time.monotonic() + 20
+        while not value(built, waiting):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(2)
+        execute(built, "DROP INDEX ix_tools_embedding_next")
+    refused(finish(process, timeout=60), "ix_tools_embedding_next: there is none", "→ toolbox reindex")
+    assert roles(built)["building"] == ("new-model", 16)
 
 
 @pytest.fixture

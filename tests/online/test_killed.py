@@ -190,8 +190,9 @@ def test_killed_at_any_statement_and_run_again(
         killed = clone(server, template)
         monkeypatch.setenv("DATABASE_URL", killed)
         where = f"{name}, {moment} statement {at} of {statements}, seed {SEED}"
-        code, _, err = run(case.command, kill_at=at, moment=moment)
-        assert code == -9, (where, code, err)
+        code, made, err = run(case.command, kill_at=at, moment=moment)
+        # Where the work is shared among coroutines a run may need a statement less than the one before it.
+        assert code == -9 or (code == 0 and made < at), (where, code, err)
         code, _, err = run(case.command)
         assert code == 0, (where, err)
         try:

@@ -68,6 +68,8 @@ def test_known_answers(toolbox: Toolbox, registry: str, service: Service, tmp_pa
     assert "1 left out" in toolbox("eval", str(file)).ok().out
     only = toolbox("eval", str(file), "--mode", "text", "--json").ok().json
     assert set(only["modes"]) == {"text"}
+    twice = toolbox("eval", str(file), "--mode", "text", "--mode", "text", "--json").ok().json
+    assert twice["modes"] == only["modes"]
 
     service.stop()
     toolbox("eval", str(file), "--mode", "text").ok()
@@ -83,5 +85,9 @@ def test_bad_input(toolbox: Toolbox, registry: str, service: Service, tmp_path: 
     toolbox("eval", str(file)).refused(2, "does not exist")
     file.write_text("just a line\n")
     toolbox("eval", str(file)).refused(2, "says which tools answer it")
+    file.write_text(r'{"query": "x", "relevant": ["a\u0000"]}')
+    toolbox("eval", str(file)).refused(2, "line 1", "NUL")
+    file.write_text(r'{"query": "x", "relevant": ["a\ud800"]}')
+    toolbox("eval", str(file)).refused(2, "UTF-8")
     toolbox("eval", "--sample").refused(1, "none of the tools", "toolbox import --sample")
     assert service.stats.requests == 0

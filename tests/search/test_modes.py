@@ -175,6 +175,20 @@ def test_a_question_that_cannot_be_embedded_or_has_no_words(toolbox: Toolbox, ca
     assert len(found(toolbox, "翻译 这个 文本")) == 5
 
 
+def test_words_that_every_tool_has_are_enough_where_there_are_no_others(toolbox: Toolbox, registry: str) -> None:
+    add_tools(registry, 1500)
+    make_tool(registry, "rare_one", "does a rare thing")
+    assert len(names(toolbox, "thing", "--mode", "text")) == 5
+    assert names(toolbox, "rare thing", "--mode", "text") == ["rare_one"]
+
+
+def test_the_nearest_is_named_by_its_similarity(toolbox: Toolbox, catalogue: str) -> None:
+    """In a hybrid search the first by both is not always the nearest."""
+    question = "what is 48 times 17"
+    nearest = found(toolbox, question, "--mode", "vector", "--limit", "1")[0]
+    assert f"the nearest, {nearest['name']}, is" in toolbox("search", question, "--threshold", "0.99").ok().out
+
+
 def test_similar(toolbox: Toolbox, catalogue: str) -> None:
     document = toolbox("similar", "calculator", "--json", "-n", "7").ok().json
     results = [result["name"] for result in document["results"]]
@@ -183,7 +197,9 @@ def test_similar(toolbox: Toolbox, catalogue: str) -> None:
     assert results[0] == "matrix_multiply"
     tool_id = str(value(catalogue, "SELECT id FROM tools WHERE name = 'calculator'"))
     assert toolbox("similar", tool_id, "--json", "-n", "7").ok().json == document
-    assert toolbox("similar", "calculator", "--threshold", "0.99").ok().out.startswith("No tool was found")
+    reason = toolbox("similar", "calculator", "--threshold", "0.99").ok().out
+    assert reason.startswith("No tool was found")
+    assert "the nearest, matrix_multiply, is" in reason
     toolbox("similar", "nobody").refused(1, "nobody")
     make_tool(catalogue, "not_embedded", "x")
     toolbox("similar", "not_embedded").refused(5, "has no embedding yet", "toolbox reindex")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from support.cli import Service, Toolbox
 from support.registries import execute, literal, rows, value
 from support.reindexing import add_tools
 
 from toolbox_cli.db import search as search_module
+from toolbox_cli.db.locks import LOCK_SPACE, SCHEMA_LOCK
 
 #: What is left, in words that must be said, and the command that clears it up.
 LEFTOVERS = {
@@ -100,6 +102,33 @@ def test_a_service_that_answers_the_same_to_everything(toolbox: Toolbox, registr
     assert found["status"] == "fail"
     assert "60 tools of different texts share 1 vectors" in found["detail"]
     assert "look at what the service answers" in found["remedy"]
+
+
+def test_what_nobody_finds_is_no_fault(toolbox: Toolbox, registry: str, service: Service) -> None:
+    """The vector of a tool that is switched off: reindex would leave it as it is."""
+    add_tools(registry, 30)
+    toolbox("reindex").ok()
+    execute(registry, "UPDATE tools SET is_active = false, embedding = '[0,0,0,0,0,0,0,0]' WHERE name = 'tool_1'")
+    toolbox("verify").ok()
+
+
+def test_what_the_service_refuses_is_not_mended_by_asking_again(
+    toolbox: Toolbox, registry: str, service: Service
+) -> None:
+    service.behaviour.refuse = {"thing 3.": 400}
+    add_tools(registry, 30)
+    assert toolbox("reindex").code == 1
+    assert "toolbox deactivate NAME" in check(toolbox, "coverage", code=1)["remedy"]
+    toolbox("deactivate", "tool_3").ok()
+    toolbox("verify").ok()
+
+
+def test_a_command_at_work_has_left_nothing_behind(toolbox: Toolbox, registry: str, service: Service) -> None:
+    execute(registry, "CREATE TABLE embedding_changes (tool_id bigint)")
+    with psycopg.connect(registry, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_SPACE, SCHEMA_LOCK])
+        assert check(toolbox, "leftovers", code=0)["status"] == "pass"
+    assert check(toolbox, "leftovers", code=0)["status"] == "warn"
 
 
 def test_a_vector_far_from_all_others_is_made_again(toolbox: Toolbox, catalogue: str) -> None:

@@ -20,7 +20,11 @@ def served(toolbox: Toolbox, registry: str, service: Service) -> Service:
 
 
 def profile(toolbox: Toolbox) -> dict[str, Any]:
-    found: dict[str, Any] = toolbox("verify", "--profile", "--json").ok().json["profile"]
+    return profile_of(toolbox("verify", "--profile", "--json").ok())
+
+
+def profile_of(outcome: Outcome) -> dict[str, Any]:
+    found: dict[str, Any] = outcome.json["profile"]
     return found
 
 
@@ -46,16 +50,49 @@ def test_a_service_with_limits(toolbox: Toolbox, served: Service) -> None:
     do.model = "test-model"
     found = profile(toolbox)
     assert 90 <= found["largest_batch"] <= 100 < found["batch_refused_at"] <= 112
-    # Words of the probe have about 6 letters: 512 of them fit into 6,000 characters, 1,024 do not.
-    assert (found["longest_input"], found["long_inputs"]) == (512, "refused")
+    # Words of the probe have about 6 letters and a space: 890 of them have 6,000 characters.
+    assert found["long_inputs"] == "refused"
+    assert 890 * 7 / 8 <= found["longest_input"] <= 890
     assert (found["dimensions"], found["base64"], found["unknown_model"]) == ("refused", False, "refused")
 
 
 def test_a_service_that_cuts_and_says_nothing(toolbox: Toolbox, served: Service) -> None:
     served.behaviour.read_chars = 3_000
     found = profile(toolbox)
-    # Words of the probe have about 6 letters: 256 of them end before 3,000 characters, 512 after.
-    assert (found["longest_input"], found["long_inputs"]) == (256, "cut")
+    # 445 words have 3,000 characters; it shows when the whole last tenth is beyond them.
+    assert found["long_inputs"] == "cut"
+    assert 445 * 7 / 8 <= found["longest_input"] <= 445 / 0.9
+
+
+def test_a_service_that_reads_little(toolbox: Toolbox, registry: str, served: Service) -> None:
+    """What it refuses is cut to what it reads, and verify compares what was made so."""
+    execute(registry, "UPDATE tools SET description = repeat('long ', 200) WHERE name = 'tool_3'")
+    served.behaviour.max_chars = 200
+    found = profile_of(toolbox("verify", "--profile", "--json"))
+    assert (found["long_inputs"], 0 < found["longest_input"] <= 30) == ("refused", True)
+    toolbox("reindex").ok()
+    assert rows(registry, "SELECT count(*) FROM tools WHERE embedding IS NULL") == [(0,)]
+    toolbox("verify").ok()
+    served.behaviour.max_chars = 45
+    assert profile_of(toolbox("verify", "--profile", "--json"))["longest_input"] == 0
+    served.behaviour.max_chars = None
+    served.stats.texts.clear()
+    toolbox("reindex", "--all").ok()
+    assert max(map(len, served.stats.texts)) > 900, "nothing is cut to nothing"
+
+
+def test_a_service_that_is_too_busy_to_be_probed(toolbox: Toolbox, registry: str, served: Service) -> None:
+    """Answers of a busy service are no limits: nothing of them is kept."""
+    served.on_texts = lambda texts: busy(served) if len(texts) > 100 else None
+    outcome = toolbox("verify", "--profile", "--json").ok()
+    assert "profile" not in outcome.json
+    given_up = next(check for check in outcome.json["checks"] if check["name"] == "profile")
+    assert (given_up["status"], given_up["remedy"]) == ("warn", "toolbox verify --profile")
+    assert rows(registry, "SELECT 1 FROM embedding_services WHERE profile IS NOT NULL") == []
+
+
+def busy(service: Service) -> None:
+    service.behaviour.max_in_flight = 0
 
 
 def test_answers_out_of_order(toolbox: Toolbox, served: Service) -> None:

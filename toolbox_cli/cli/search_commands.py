@@ -83,8 +83,8 @@ def similar(
 
     async def action(services: Services) -> SearchResult:
         found = await (await services.tools()).find(tool)
-        store, generation = await services.search_store(), await services.generation()
-        return await find(store, generation, found, limit=limit, threshold=threshold)
+        store = await services.search_store()
+        return await find(store, services.generation, found, limit=limit, threshold=threshold)
 
     render.search(run("similar", action), explain=explain, as_json=json)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from toolbox_cli.domain.models import PendingTool
+from toolbox_cli.domain.catalog import find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from toolbox_cli.domain.models import Generation, PendingTool
+    from toolbox_cli.domain.reindexing import Learned
 
 LongTexts = Literal["truncate", "refuse"]
 
@@ -21,6 +26,12 @@ def estimated_tokens(text: str) -> int:
         return len(text) // ASCII_CHARACTERS_A_TOKEN + 1
     others = sum(1 for character in text if not character.isascii())
     return (len(text) - others) // ASCII_CHARACTERS_A_TOKEN + others + 1
+
+
+def longest_text(generation: Generation, learned: Learned | None) -> int | None:
+    """The tokens that a generation's model reads: what the catalogue knows, else what a probe of its service found."""
+    known = find_model(generation.model)
+    return known.max_tokens if known else learned.max_tokens if learned else None
 
 
 def truncated(text: str, max_tokens: int) -> str:

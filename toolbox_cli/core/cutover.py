@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from toolbox_cli.core.reindex import BuildEmbedder
     from toolbox_cli.domain.ports import Embedder, Progress
-    from toolbox_cli.domain.reindexing import EmbeddingStore
+    from toolbox_cli.domain.reindexing import EmbeddingStore, Learned
     from toolbox_cli.domain.searching import QualityStore
     from toolbox_cli.domain.settings import Settings
 
@@ -80,6 +80,10 @@ async def cutover(work: Workshop, options: CutoverOptions, consent: Consent) -> 
                 "the registry has changed while the question was open",
                 hint="Nothing was done. Run the command again.",
             )
+        fault = index_gate(planned.generation, await work.store.index_fault(planned.generation))
+        if fault.status is CheckStatus.FAIL and not consent.force:
+            # A reindex that began meanwhile has put the index off until after its load.
+            return _report(work, planned, [check for check in checks if check.name != fault.name] + [fault])
         caught_up, seconds = await _swap(work, planned, force=consent.force)
     return _report(work, planned, checks, caught_up=caught_up, seconds=seconds)
 
@@ -128,15 +132,17 @@ async def _catch_up_and_swap(work: Workshop, change: CutoverChange, *, force: bo
     generation = at_its_service(change.generation, work.settings)
     learned = await work.store.learned(generation)
     embedder = work.build_embedder(generation, learned.max_batch if learned else None)
-    deadline = time.monotonic() + work.settings.wait_timeout
+    deadline: float | None = None
     caught_up = 0
     selection = Selection()
     try:
         while True:
-            caught_up += await _catch_up(work, embedder, generation, selection, force=force)
+            caught_up += await _catch_up(work, embedder, generation, selection, learned, force=force)
             try:
                 return caught_up, await change.execute(work.progress, check=not force)
             except ChangedMeanwhileError as exc:
+                # Counted from here: to catch up with what was there before may take longer by itself.
+                deadline = deadline or time.monotonic() + work.settings.wait_timeout
                 if time.monotonic() > deadline:
                     raise NegativeAnswerError(
                         f"tools change faster than they can be embedded: after {work.settings.wait_timeout:g} s there"
@@ -151,9 +157,15 @@ async def _catch_up_and_swap(work: Workshop, change: CutoverChange, *, force: bo
 
 
 async def _catch_up(
-    work: Workshop, embedder: Embedder, generation: Generation, selection: Selection, *, force: bool
+    work: Workshop,
+    embedder: Embedder,
+    generation: Generation,
+    selection: Selection,
+    learned: Learned | None,
+    *,
+    force: bool,
 ) -> int:
-    run = Run(generation)
+    run = Run(generation, learned)
     # The index is there and is to stay; these are few.
     options = ReindexOptions(keep_index=True)
     error = await fill(work.store, embedder, run, selection, options, work.progress, work.stop)

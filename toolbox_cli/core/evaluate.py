@@ -72,7 +72,7 @@ async def _chosen(store: SearchStore, modes: Sequence[str]) -> list[SearchMode]:
         return ["vector", "text", "hybrid"] if ready else ["vector"]
     if not ready and set(modes) != {"vector"}:
         raise StateError("there is no text index", hint="`toolbox migrate` builds it; --mode vector needs none.")
-    return [cast("SearchMode", mode) for mode in modes]
+    return [cast("SearchMode", mode) for mode in dict.fromkeys(modes)]
 
 
 async def _embed(
@@ -103,7 +103,7 @@ async def _ask(store: SearchStore, generation: Generation, mode: SearchMode, que
     """The names that the mode shows, the best ten first."""
     most = max(DEPTHS)
     if mode == "text":
-        coverage = await store.coverage(question, _EVERYWHERE, most)
+        coverage = await store.coverage(question, _EVERYWHERE, most, alone=True)
         return [hit.name for hit in await store.described(list(coverage))]
     if mode == "vector":
         return [hit.name for hit in (await store.find(generation, vector, _EVERYWHERE, most)).hits]

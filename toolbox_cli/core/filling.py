@@ -8,10 +8,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolbox_cli.core.batches import LongTexts
+from toolbox_cli.core.batches import LongTexts, longest_text
 from toolbox_cli.core.gates import loaded
 from toolbox_cli.core.pipeline import PHASES_BESIDE_AN_INDEX, Pipeline, PipelineOptions, Tally
-from toolbox_cli.domain.catalog import find_model
 from toolbox_cli.domain.errors import InterruptedRunError, ToolboxError
 from toolbox_cli.domain.models import Generation, ReindexSummary, Role
 from toolbox_cli.domain.reindexing import Learned, Scope, Selection
@@ -55,10 +54,9 @@ class ReindexOptions:
 class Run:
     """The passes over one generation, counted as one."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, learned: Learned | None = None) -> None:
         self.generation = generation
-        #: The longest input that a probe of the service has found, for models that the catalogue does not know.
-        self.max_tokens: int | None = None
+        self.learned = learned
         self.first: Scope | None = None
         self.tallies: list[Tally] = []
         self.seconds = 0.0
@@ -100,13 +98,12 @@ async def fill(
     stop: asyncio.Event,
 ) -> ToolboxError | None:
     """The passes; returns the error that ended them early."""
-    known = find_model(run.generation.model)
     how = PipelineOptions(
         concurrency=options.concurrency,
         batch_size=options.batch_size,
         limit=options.limit,
         max_rate=options.max_rate,
-        max_tokens=known.max_tokens if known else run.max_tokens,
+        max_tokens=longest_text(run.generation, run.learned),
         long_texts=options.long_texts,
     )
     batch_before = embedder.max_batch
@@ -211,7 +208,6 @@ async def defers_index(
 
 def remark(run: Run, progress: Progress) -> None:
     """Say what an operator should know of the passes besides their counts."""
-    known = find_model(run.generation.model)
     if run.tallies and run.tallies[-1].conflicts:
         number = run.tallies[-1].conflicts
         tools = "1 tool was" if number == 1 else f"{number} tools were"
@@ -219,7 +215,7 @@ def remark(run: Run, progress: Progress) -> None:
     cut = set().union(*(tally.truncated for tally in run.tallies))
     if cut:
         texts = "1 text was" if len(cut) == 1 else f"{len(cut)} texts were"
-        limit = known.max_tokens if known else run.max_tokens
+        limit = longest_text(run.generation, run.learned)
         progress.note(
             f"{texts} longer than the model's {limit} tokens (estimated) and cut;"
             " --long-texts refuse lists such tools as failed instead"

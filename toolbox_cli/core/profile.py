@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from toolbox_cli.domain.errors import ConfigurationError, EmbeddingServiceError, WrongDimensionError
+from toolbox_cli.domain.errors import ConfigurationError, EmbeddingServiceError, InputRefusedError, WrongDimensionError
 from toolbox_cli.domain.profiles import ServiceProfile
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ _WORDS = (
 
 
 async def profile_service(build: ServiceProbe, generation: Generation, progress: Progress) -> ServiceProfile:
-    """Probe the service of a generation. Raises EmbeddingServiceError when it does not answer at all."""
+    """Probe the service of a generation.
+
+    Only a refusal is an answer. Raises EmbeddingServiceError when the service does not answer at all, or is too busy:
+    what was found so far says nothing then.
+    """
     progress.start("probing the service", 6)
     one = build(max_batch=1)
     try:
@@ -142,7 +146,7 @@ async def _accepts(build: ServiceProbe, size: int) -> bool:
     embedder = build(max_batch=size)
     try:
         await embedder.embed_documents(_texts(size))
-    except EmbeddingServiceError:
+    except InputRefusedError:
         return False
     else:
         # A refused batch is sent again in smaller ones; what was learned of it shows.
@@ -152,28 +156,43 @@ async def _accepts(build: ServiceProbe, size: int) -> bool:
 
 
 async def _longest_input(embedder: Embedder) -> tuple[int, str]:
-    """The largest number of words that was read to its end, and what happens to longer ones.
+    """The largest number of words that is read to its end (to an eighth), and what happens to longer ones."""
+    read, beyond, over = 0, "read", None
+    for length in LENGTHS:
+        started = time.perf_counter()
+        found = await _read(embedder, length)
+        if found != "read":
+            beyond, over = found, length
+            break
+        read = length
+        if time.perf_counter() - started > PATIENCE:
+            break
+    while over is not None and over - read > max(8, read // 8):
+        middle = (read + over) // 2
+        found = await _read(embedder, middle)
+        if found == "read":
+            read = middle
+        else:
+            beyond, over = found, middle
+    return read, beyond
+
+
+async def _read(embedder: Embedder, length: int) -> str:
+    """What happens to an input of so many words: ``read``, ``cut`` or ``refused``.
 
     Two texts that differ in their last tenth have the same vector only if that was cut off.
     """
     import numpy as np
 
-    read = 0
-    for length in LENGTHS:
-        common = [_WORDS[number % len(_WORDS)] for number in range(length - length // 10)]
-        started = time.perf_counter()
-        pair = []
-        for word in ("winter", "copper"):
-            try:
-                pair.append((await embedder.embed_documents([" ".join([*common, *[word] * (length // 10)])]))[0])
-            except EmbeddingServiceError:
-                return read, "refused"
-        if float(np.abs(pair[0] - pair[1]).max()) < SAME:
-            return read, "cut"
-        read = length
-        if time.perf_counter() - started > PATIENCE:
-            break
-    return read, "read"
+    differing = max(1, length // 10)
+    common = [_WORDS[number % len(_WORDS)] for number in range(length - differing)]
+    pair = []
+    for word in ("winter", "copper"):
+        try:
+            pair.append((await embedder.embed_documents([" ".join([*common, *[word] * differing])]))[0])
+        except InputRefusedError:
+            return "refused"
+    return "cut" if float(np.abs(pair[0] - pair[1]).max()) < SAME else "read"
 
 
 async def _dimensions(build: ServiceProbe, dimension: int) -> str | None:

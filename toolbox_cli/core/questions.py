@@ -64,6 +64,8 @@ def _question(line: bytes, where: str) -> Question | None:
         first = exc.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the object"
         raise InvalidUsageError(f"{where}: {field}: {first['msg'].lower()}", hint=EXPECTED) from exc
+    if any("\x00" in word for word in (found.query, *found.relevant)):
+        raise InvalidUsageError(f"{where}: holds a NUL character", hint=EXPECTED)
     return found if found.query.strip() else None
 
 

@@ -147,7 +147,7 @@ async def _fill_one(
 ) -> ToolboxError | None:
     run.generation = at_its_service(run.generation, settings)
     learned = await store.learned(run.generation)
-    run.max_tokens = learned.max_tokens if learned else None
+    run.learned = learned
     embedder = build_embedder(run.generation, options.batch_size or (learned.max_batch if learned else None))
     try:
         return await fill(store, embedder, run, await selected(store, options), options, progress, stop)

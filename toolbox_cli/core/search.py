@@ -83,17 +83,30 @@ async def search(
 
 
 async def similar(
-    store: SearchStore, generation: Generation, tool: Tool, *, limit: int, threshold: float | None
+    store: SearchStore,
+    current: Callable[[], Awaitable[Generation]],
+    tool: Tool,
+    *,
+    limit: int,
+    threshold: float | None,
 ) -> SearchResult:
     """The tools whose stored vectors are nearest to a tool's own; needs no service. StateError when it has none."""
     clock = _Clock()
-    vector = await store.stored_vector(generation, tool.id)
-    if vector is None:
-        raise StateError(f"{tool.name} has no embedding yet", hint="`toolbox reindex` embeds what is missing.")
-    found = await store.find(generation, vector, SearchFilter(), limit + 1)
+    for attempt in range(ATTEMPTS):
+        generation = await current()
+        vector = await store.stored_vector(generation, tool.id)
+        if vector is None:
+            raise StateError(f"{tool.name} has no embedding yet", hint="`toolbox reindex` embeds what is missing.")
+        try:
+            found = await store.find(generation, vector, SearchFilter(), limit + 1)
+            break
+        except GenerationMovedError:
+            if attempt == ATTEMPTS - 1:
+                raise
     clock.database = time.perf_counter() - clock.started
-    hits = [hit for hit in found.hits if hit.id != tool.id and _passes(hit, threshold)][:limit]
-    answer = _Answer(found.hits, generation, found)
+    others = [hit for hit in found.hits if hit.id != tool.id]
+    hits = [hit for hit in others if _passes(hit, threshold)][:limit]
+    answer = _Answer(others, generation, found)
     request = SearchRequest(tool.name, threshold=threshold)
     return SearchResult(
         query=tool.name,
@@ -125,7 +138,7 @@ async def _mode(store: SearchStore, request: SearchRequest) -> SearchMode:
 
 
 async def _by_words(store: SearchStore, request: SearchRequest, clock: _Clock) -> _Answer:
-    coverage = await store.coverage(request.query, request.where, request.limit)
+    coverage = await store.coverage(request.query, request.where, request.limit, alone=True)
     hits = await store.described(list(coverage))
     clock.database = time.perf_counter() - clock.started
     words = {tool_id: round(share, 4) for tool_id, share in coverage.items()}
@@ -194,7 +207,8 @@ def _why_nothing(answer: _Answer, request: SearchRequest, mode: SearchMode) -> s
     filters = [f"category {where.category!r}"] if where.category is not None else []
     filters += [f"tag {tag!r}" for tag in where.tags]
     among = f" with {' and '.join(filters)}" if filters else ""
-    nearest = next((hit for hit in answer.hits if hit.similarity is not None), None)
+    measured = [hit for hit in answer.hits if hit.similarity is not None]
+    nearest = max(measured, key=lambda hit: hit.cosine, default=None)
     if request.threshold is not None and nearest is not None:
         return (
             f"no tool{among} is at least {request.threshold:g} similar: the nearest, {nearest.name}, is"

@@ -145,8 +145,8 @@ async def _seconds_left(inspector: Inspector, generation: Generation, census: Ce
     pending = census.missing + census.stale
     if pending == 0:
         return 0.0
-    speed = await inspector.speed(generation)
-    return round(pending / speed, 1) if speed else None
+    learned = await inspector.learned(generation)
+    return round(pending / learned.tools_per_second, 1) if learned and learned.tools_per_second else None
 
 
 def _next_command(facts: SchemaFacts, generations: Generations, blockers: list[str] | None) -> str | None:

@@ -23,6 +23,7 @@ from toolbox_cli.core.checks.vectors import SAMPLE, check_coverage, check_vector
 from toolbox_cli.core.checks.verification import Verification
 from toolbox_cli.core.profile import profile_service
 from toolbox_cli.core.service import at_its_service
+from toolbox_cli.domain.errors import EmbeddingServiceError
 from toolbox_cli.domain.models import CheckStatus
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ async def verify(
         await check_service(verification, inspector, store, services.embedder, generation, options.sample, suspects)
         if options.profile and not any(check.status is CheckStatus.FAIL for check in verification.of("service")):
             located = at_its_service(generation, settings)
-            verification.profile = await profile_service(services.probe(generation), located, progress)
-            await inspector.keep_profile(located, verification.profile)
+            try:
+                verification.profile = await profile_service(services.probe(generation), located, progress)
+            except EmbeddingServiceError as exc:
+                detail = f"the probe was given up, and nothing of it is kept: {exc.message}"
+                verification.add("profile", CheckStatus.WARN, detail, "toolbox verify --profile")
+            else:
+                await inspector.keep_profile(located, verification.profile)
     return verification

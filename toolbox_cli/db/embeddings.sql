@@ -82,13 +82,14 @@ WHERE f.generation_id = %(generation_id)s AND f.tool_id = v.id AND t.id = v.id A
 
 -- name: learned --
 -- What earlier runs and a probe learned of a service; a limit that a run met counts for a week, for services change. A
--- probe's words are a third fewer than tokens. least() passes over null, so that no profile has to be asked for.
+-- probe's words are a third fewer than tokens. least() passes over null, so that no profile has to be asked for. What a
+-- service cuts by itself it may go on cutting: it knows its limit better.
 SELECT coalesce(CASE WHEN learned_at > now() - interval '7 days' THEN max_batch END,
                 CASE WHEN profile ->> 'largest_batch' IS NOT NULL
                      THEN least((profile ->> 'largest_batch')::int, %(most)s) END) AS max_batch,
        tools_per_second,
-       CASE WHEN profile ->> 'long_inputs' IN ('cut', 'refused')
-            THEN greatest((profile ->> 'longest_input')::int * 4 / 3, 1) END AS max_tokens
+       CASE WHEN profile ->> 'long_inputs' = 'refused'
+            THEN nullif((profile ->> 'longest_input')::int, 0) * 4 / 3 END AS max_tokens
 FROM embedding_services WHERE endpoint_url = %(endpoint_url)s AND model = %(service_model)s;
 
 -- name: keep_profile --

@@ -8,14 +8,21 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import errors as pg
 
-from toolbox_cli.domain.errors import DatabaseError, LockBusyError, StateError, ToolboxError
+from toolbox_cli.domain.errors import DatabaseError, InvalidUsageError, LockBusyError, StateError, ToolboxError
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Re-raise psycopg errors as domain errors, with the driver's error as the cause."""
+    """Re-raise psycopg errors as domain errors, with the driver's error as the cause.
+
+    Text that is no Unicode (half of a surrogate pair, bytes of another encoding on the command line) cannot be sent.
+    """
     try:
         yield
+    except UnicodeEncodeError as exc:
+        raise InvalidUsageError(
+            f"{exc.object[:60]!r} is no text that can be stored or looked for", hint="Expected UTF-8."
+        ) from exc
     except psycopg.Error as exc:
         raise translate(exc) from exc
 

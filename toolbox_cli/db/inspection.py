@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 from toolbox_cli.db.embeddings import census, learned_of, service_parameters
 from toolbox_cli.db.faults import database_errors, first_line, translate
 from toolbox_cli.db.indexes import index_fault
-from toolbox_cli.db.locks import LOCK_SPACE, WORKER_LOCK
+from toolbox_cli.db.locks import LOCK_SPACE, SCHEMA_LOCK, WORKER_LOCK
 from toolbox_cli.db.queries import always, query
 from toolbox_cli.db.vector_inspection import PostgresVectorInspector
 from toolbox_cli.db.yoyo_runner import load_migrations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from toolbox_cli.db.state import RegistryState
     from toolbox_cli.domain.changes import Outline
     from toolbox_cli.domain.profiles import ServiceProfile
+    from toolbox_cli.domain.reindexing import Learned
 
 
 class PostgresInspector(PostgresVectorInspector):
@@ -84,11 +85,15 @@ class PostgresInspector(PostgresVectorInspector):
         """What commands that were killed have left, by whom it is cleared up."""
         state = await self._registry.state()
         found: list[tuple[str, str]] = []
-        if "embedding_changes" in state.tables:
-            found.append(("the change log of a cutover that was killed", "toolbox migrate"))
         with database_errors():
+            # What a command at work holds is not left over; its lock dies with it.
+            parameters = {"space": LOCK_SPACE, "key": SCHEMA_LOCK}
+            at_work = await (await self._connection.execute(query("locks", "holders"), parameters)).fetchone()
+            if "embedding_changes" in state.tables and not at_work:
+                found.append(("the change log of a cutover that was killed", "toolbox migrate"))
             if (
                 "yoyo_lock" in state.tables
+                and not at_work
                 and always(await (await self._connection.execute(query("inspection", "lock_rows"))).fetchone())[0]
             ):
                 found.append(("a lock row of a migration that was killed (yoyo_lock)", "toolbox migrate"))
@@ -96,6 +101,9 @@ class PostgresInspector(PostgresVectorInspector):
         if state.text_index is False:
             found.append(("the text index is invalid: its build was cancelled", "toolbox migrate"))
         return Leftovers(found=found + _odd_indexes(rows))
+
+    async def learned(self, generation: Generation) -> Learned | None:
+        return await learned_of(self._connection, generation)
 
     async def keep_profile(self, generation: Generation, profile: ServiceProfile) -> None:
         parameters = service_parameters(generation) | {"profile": profile.model_dump_json()}
@@ -115,10 +123,6 @@ class PostgresInspector(PostgresVectorInspector):
             async with self._connection.cursor(row_factory=class_row(IndexProgress)) as cursor:
                 await cursor.execute(query("indexes", "build_under_way"), parameters)
                 return await cursor.fetchone()
-
-    async def speed(self, generation: Generation) -> float | None:
-        learned = await learned_of(self._connection, generation)
-        return learned.tools_per_second if learned else None
 
     async def cutover_outline(self) -> Outline:
         return (await self._registry.plan_cutover()).outline

@@ -13,7 +13,7 @@ SELECT pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers,
        (SELECT default_version FROM pg_available_extensions WHERE name = 'vector') AS pgvector_available;
 
 -- name: odd_indexes --
--- The vector indexes of the table, those of ours first.
+-- The vector indexes of the table, those of ours first. One that is being built is not valid yet.
 SELECT c.relname::text AS name, a.attname::text AS "column", i.indisvalid AS valid
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
@@ -22,6 +22,7 @@ JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid > 0
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
 WHERE i.indrelid = to_regclass('tools')
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)
 ORDER BY a.attname, i.indisvalid DESC, NOT starts_with(c.relname, 'ix_tools_embedding'), c.relname;
 
 -- name: lock_rows --

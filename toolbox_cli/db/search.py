@@ -143,7 +143,7 @@ class PostgresSearchStore(PostgresTextSearch):
         """Count first: exact where few tools are left, by the index beyond."""
         column = sql.Identifier(generation.role.column)
         candidates = await self._candidates(column, parameters)
-        if candidates > EXACT_UP_TO:
+        if candidates > EXACT_UP_TO and generation.index_method != "none":
             hits, ef_search = await self._by_index(generation, parameters)
             if len(hits) == parameters["limit"]:
                 return Found(hits, "index", candidates, ef_search)

@@ -40,16 +40,19 @@ class PostgresTextSearch:
                 return bool(await cursor.fetchone())
 
     async def coverage(
-        self, question: str, where: SearchFilter, limit: int, also: Sequence[int] = ()
+        self, question: str, where: SearchFilter, limit: int, also: Sequence[int] = (), *, alone: bool = False
     ) -> dict[int, float]:
         """Which share of the question's words tools have, from above 0 to 1: the ``limit`` best, best first, and those
         of ``also`` that have any.
+
+        Words that very many tools have do not count, unless the words are ``alone`` and there are no rarer ones.
         """
         parameters = filters_of(where) | {
             "question": question.replace("\x00", ""),
             "ids": list(also),
             "limit": limit,
             "enough": COUNT_UP_TO,
+            "alone": alone,
         }
         parts = {"configuration": sql.Literal(CONFIGURATION), "lexemes": lexemes("t")}
         with database_errors():

@@ -12,7 +12,8 @@ FROM (SELECT count(*) AS counted FROM (
 -- name: coverage --
 -- How much of a question each tool has: the sum of its words' rarities there, over the sum of all. A word that nobody has
 -- counts too, so that a tool that has one word of five covers little. Words that more than `common` tools have say next
--- to nothing and are left out. The best tools, and those asked for.
+-- to nothing and are left out, unless a question that is all there is (`alone`) has no others. The best tools, and those
+-- asked for.
 WITH question AS MATERIALIZED (
     SELECT lexeme FROM unnest(to_tsvector({configuration}, left(%(question)s, 10000)))),
 hits AS MATERIALIZED (
@@ -25,10 +26,12 @@ hits AS MATERIALIZED (
           AND (%(category)s::text IS NULL OR t.category = %(category)s::text)
           AND (%(tags)s::jsonb IS NULL OR t.tags::jsonb @> %(tags)s::jsonb)
         LIMIT %(common)s) found),
+counts AS MATERIALIZED (
+    SELECT q.lexeme, count(h.id) AS tools FROM question q LEFT JOIN hits h USING (lexeme) GROUP BY q.lexeme),
 rarities AS MATERIALIZED (
-    SELECT q.lexeme, ln(1 + %(collection)s::float8 / greatest(count(h.id), 0.5)) AS rarity
-    FROM question q LEFT JOIN hits h USING (lexeme)
-    GROUP BY q.lexeme HAVING count(h.id) < %(common)s),
+    SELECT lexeme, ln(1 + %(collection)s::float8 / greatest(tools, 0.5)) AS rarity FROM counts
+    WHERE tools < %(common)s
+       OR (%(alone)s AND NOT EXISTS (SELECT FROM counts WHERE tools BETWEEN 1 AND %(common)s - 1))),
 covered AS MATERIALIZED (
     SELECT h.id, min(h.size) AS size, sum(r.rarity) / (SELECT sum(rarity) FROM rarities) AS coverage
     FROM hits h JOIN rarities r USING (lexeme)

@@ -1,12 +1,13 @@
 -- name: vector_faults --
 -- Vectors that no model makes: of length zero, or with components that are not finite; and those whose length is not 1.
--- Looks at every vector.
+-- Looks at every vector of an active tool: no other is ever found, and reindex leaves those alone.
 SELECT count(*) AS looked_at,
        count(*) FILTER (WHERE norm = 0) AS zero,
        count(*) FILTER (WHERE norm IN ('NaN', 'Infinity')) AS non_finite,
        count(*) FILTER (WHERE norm > 0 AND norm < 'Infinity' AND abs(norm - 1) > 0.01) AS unnormalised,
        (array_agg(name ORDER BY id) FILTER (WHERE norm = 0 OR norm IN ('NaN', 'Infinity')))[1:3] AS examples
-FROM (SELECT id, name::text AS name, vector_norm({column}) AS norm FROM tools WHERE {column} IS NOT NULL) measured;
+FROM (SELECT id, name::text AS name, vector_norm({column}) AS norm FROM tools
+      WHERE {column} IS NOT NULL AND is_active) measured;
 
 -- name: duplicates --
 -- Vectors that several tools of different texts share, the largest groups first.

@@ -146,13 +146,13 @@ class SchemaStore(Protocol):
     async def plan_cutover(self) -> CutoverChange: ...
 
 
-#: How much more may be lost than was agreed to: tools come and go all the time while the server writes.
-TOLERATED_GROWTH = 1.1
+#: How many more may be lost than was agreed to, whichever is more: tools come and go while the server writes.
+TOLERATED_GROWTH, TOLERATED_MORE = 1.1, 10
 
 
 def same_agreement(agreed: Outline, planned: Outline) -> bool:
     """Whether what an operator agreed to covers what would be lost now: the same things, and hardly more of them."""
     if (agreed.dependents, agreed.questions) != (planned.dependents, planned.questions):
         return False
-    limits = {loss.what: loss.count * TOLERATED_GROWTH for loss in agreed.lost}
+    limits = {loss.what: max(loss.count * TOLERATED_GROWTH, loss.count + TOLERATED_MORE) for loss in agreed.lost}
     return all(loss.count <= limits.get(loss.what, 0) for loss in planned.lost)

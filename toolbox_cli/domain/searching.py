@@ -48,10 +48,10 @@ class SearchStore(Protocol):
     async def has_text_index(self) -> bool: ...
 
     async def coverage(
-        self, question: str, where: SearchFilter, limit: int, also: Sequence[int] = ()
+        self, question: str, where: SearchFilter, limit: int, also: Sequence[int] = (), *, alone: bool = False
     ) -> dict[int, float]:
         """Which share of a question's words tools have, rare words counting more: the ``limit`` best, best first, and
-        those of ``also`` that have any.
+        those of ``also`` that have any. ``alone``: there is no other way to find them.
         """
 
     async def active_names(self, names: Iterable[str]) -> set[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from toolbox_cli.domain.changes import Outline
     from toolbox_cli.domain.ports import Vectors
     from toolbox_cli.domain.profiles import ServiceProfile
+    from toolbox_cli.domain.reindexing import Learned
 
 
 class SchemaFacts(Frozen):
@@ -135,6 +136,9 @@ class Inspector(Protocol):
 
     async def leftovers(self) -> Leftovers: ...
 
+    async def learned(self, generation: Generation) -> Learned | None:
+        """What earlier runs and probes have found of the generation's service."""
+
     async def keep_profile(self, generation: Generation, profile: ServiceProfile) -> None:
         """Remember what a service does, for reindex."""
 
@@ -142,9 +146,6 @@ class Inspector(Protocol):
 
     async def index_build(self, generation: Generation) -> IndexProgress | None:
         """The build of an index on the generation's column that is under way now."""
-
-    async def speed(self, generation: Generation) -> float | None:
-        """Tools per second that earlier runs reached with the generation's service."""
 
     async def cutover_outline(self) -> Outline:
         """What a cutover would do; raises StateError when nothing is being built."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolbox_cli.core.batches import longest_text, truncated
 from toolbox_cli.core.checks.vectors import SAME_MODEL, check_drift
-from toolbox_cli.domain.errors import EmbeddingServiceError, WrongDimensionError
+from toolbox_cli.domain.errors import EmbeddingServiceError, InputRefusedError, WrongDimensionError
 from toolbox_cli.domain.models import CheckStatus, Generation
 from toolbox_cli.domain.searching import SearchFilter
 from toolbox_cli.domain.settings import BUILTIN
@@ -45,18 +46,19 @@ async def check_service(
         verification.add("service", CheckStatus.PASS, f"{where} answers")
         detail = f"it makes {generation.dimension} dimensions, as the column has"
         verification.add("service_dimension", CheckStatus.PASS, detail)
-        await check_drift(verification, inspector, embedder, generation, sample, suspects)
-        await _find_by_own_text(verification, inspector, store, embedder, generation)
+        limit = longest_text(generation, await inspector.learned(generation))
+        await check_drift(verification, inspector, embedder, generation, sample, suspects, limit)
+        await _find_by_own_text(verification, inspector, store, embedder, generation, limit)
     except WrongDimensionError as exc:
-        verification.add("service", CheckStatus.PASS, f"{where} answers")
+        verification.replace("service", CheckStatus.PASS, f"{where} answers")
         remedy = f"toolbox migrate --dimension {exc.found}, or serve the model that makes {exc.expected}"
-        verification.add("service_dimension", CheckStatus.FAIL, exc.message, remedy)
+        verification.replace("service_dimension", CheckStatus.FAIL, exc.message, remedy)
         for name in SERVICE_CHECKS[2:]:
-            verification.add(name, CheckStatus.SKIP, "needs a service of the right dimension")
+            verification.replace(name, CheckStatus.SKIP, "needs a service of the right dimension")
     except EmbeddingServiceError as exc:
-        verification.add("service", CheckStatus.FAIL, exc.message, exc.hint or "start the embedding service")
+        verification.replace("service", CheckStatus.FAIL, exc.message, exc.hint or "start the embedding service")
         for name in SERVICE_CHECKS[1:]:
-            verification.add(name, CheckStatus.SKIP, "needs the embedding service")
+            verification.replace(name, CheckStatus.SKIP, "needs the embedding service")
     finally:
         await embedder.aclose()
 
@@ -67,13 +69,19 @@ async def _find_by_own_text(
     store: SearchStore,
     embedder: Embedder,
     generation: Generation,
+    limit: int | None,
 ) -> None:
     samples = await inspector.sample(generation, 1)
     if not samples:
         verification.add("search", CheckStatus.WARN, "there is no fresh vector to look for yet", "toolbox reindex")
         return
     sample = samples[0]
-    vector = (await embedder.embed_documents([sample.text]))[0]
+    text = truncated(sample.text, limit) if limit else sample.text
+    try:
+        vector = (await embedder.embed_documents([text]))[0]
+    except InputRefusedError as exc:
+        verification.add("search", CheckStatus.WARN, f"the service refuses the text of {sample.name}: {exc.message}")
+        return
     hits = await store.nearest(generation, vector, SearchFilter(), 5)
     similarity = next((hit.cosine for hit in hits if hit.id == sample.id), None)
     found = similarity is not None and similarity >= SAME_MODEL

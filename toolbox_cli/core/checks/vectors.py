@@ -35,6 +35,7 @@ TOO_MANY_EQUAL = 0.2
 ASKED_ALONE = 4
 MIXED_UP = "the service mixes up the answers of a batch"
 REINDEX, REINDEX_ALL = "toolbox reindex", "toolbox reindex --all"
+MEND_REFUSED = "toolbox reindex, which lists what is refused: shorten those texts, or toolbox deactivate NAME"
 REINDEX_ONE_BY_ONE = f"{REINDEX_ALL} --batch-size 1"
 
 
@@ -45,7 +46,8 @@ async def check_coverage(verification: Verification, inspector: Inspector, gener
         detail += f"; {census.failed} were refused by the service"
     if stamps := await inspector.stamps_alone(generation):
         detail += f"; {stamps} have a fingerprint and no vector under it"
-    verification.require("coverage", not (census.missing or census.failed), detail, REINDEX)
+    remedy = REINDEX if census.missing else MEND_REFUSED
+    verification.require("coverage", not (census.missing or census.failed), detail, remedy)
     detail = f"{census.fresh} of {census.active} vectors were made from the present text by the present model"
     if census.stale:
         detail += f"; {census.stale} stale"
@@ -62,7 +64,8 @@ async def check_vectors(verification: Verification, inspector: Inspector, genera
         detail += f": {', '.join(faults.examples)}"
     verification.require("vectors", not (faults.zero or faults.non_finite), detail, REINDEX_ALL)
     known = find_model(generation.model)
-    normalises = known is None or known.normalises
+    # Of a model that nobody knows, most vectors tell.
+    normalises = known.normalises if known else faults.unnormalised < faults.looked_at / 2
     detail = f"{faults.unnormalised} of {faults.looked_at} vectors are not of length 1"
     # Cosine does not mind; whoever takes the inner product does.
     odd = normalises and faults.unnormalised > 0
@@ -112,23 +115,26 @@ async def check_drift(
     generation: Generation,
     sample: int,
     suspects: Sequence[int],
+    limit: int | None,
 ) -> None:
     """Make a sample of vectors again, and hold them against what is stored.
 
     That is the one proof that they are this model's: another model of the same dimension, other prefixes, changed
     weights, shuffled rows and random numbers all have the right length, the right dimension and a fingerprint.
+    Texts are cut to ``limit`` tokens, as reindex does.
     """
     stored = await inspector.sample(generation, sample, suspects)
     if not stored:
         verification.add("drift", CheckStatus.SKIP, "there is no fresh vector to make again yet")
         return
     # In another order than reindex sends them in: a service that mixes up a batch would mix the same one up alike.
-    stored = sorted(stored, key=lambda tool: hashlib.sha256(tool.name.encode()).digest())
-    similarities = await _made_again(embedder, generation, stored)
+    stored = [tool.model_copy(update={"text": truncated(tool.text, limit)}) if limit else tool for tool in stored]
+    stored.sort(key=lambda tool: hashlib.sha256(tool.name.encode()).digest())
+    similarities = await _made_again(embedder, stored)
     if not similarities:
         verification.add("drift", CheckStatus.FAIL, "the service refuses every text of the sample", REINDEX)
         return
-    mixed_up = await _mixed_up(embedder, generation, stored, similarities)
+    mixed_up = await _mixed_up(embedder, stored, similarities)
     remedy = REINDEX_ONE_BY_ONE if mixed_up else REINDEX_ALL
     lowest = min(similarities.values())
     wrong = [tool.name for tool in stored if similarities.get(tool.id, 1.0) < SAME_MODEL]
@@ -152,46 +158,39 @@ async def check_drift(
         verification.add("drift", CheckStatus.PASS, detail)
 
 
-async def _mixed_up(
-    embedder: Embedder, generation: Generation, stored: Sequence[StoredSample], similarities: dict[int, float]
-) -> bool:
+async def _mixed_up(embedder: Embedder, stored: Sequence[StoredSample], similarities: dict[int, float]) -> bool:
     """Whether vectors that seem wrong are another's: the service loses the order of a batch.
 
     If so, ``similarities`` then holds what the service makes of each of them alone.
     """
     wrong = [tool for tool in stored if similarities.get(tool.id, 1.0) < SAME_MODEL]
-    alone = await _made_again(embedder, generation, wrong[:ASKED_ALONE], at_once=1)
+    alone = await _made_again(embedder, wrong[:ASKED_ALONE], at_once=1)
     if all(abs(value - similarities[tool_id]) <= 1 - SAME_MODEL for tool_id, value in alone.items()):
         return False
-    similarities |= alone | await _made_again(embedder, generation, wrong[ASKED_ALONE:], at_once=1)
+    similarities |= alone | await _made_again(embedder, wrong[ASKED_ALONE:], at_once=1)
     return True
 
 
 async def _made_again(
-    embedder: Embedder, generation: Generation, stored: Sequence[StoredSample], *, at_once: int | None = None
+    embedder: Embedder, stored: Sequence[StoredSample], *, at_once: int | None = None
 ) -> dict[int, float]:
     """The cosine of each stored vector with the one that the service makes now; without those it refuses."""
-    known = find_model(generation.model)
-    limit = known.max_tokens if known else None
-    texts = [truncated(tool.text, limit) if limit else tool.text for tool in stored]
     found: dict[int, float] = {}
     step = at_once or embedder.max_batch
     for start in range(0, len(stored), step):
         part = slice(start, start + step)
-        found |= await _compared(embedder, stored[part], texts[part])
+        found |= await _compared(embedder, stored[part])
     return found
 
 
-async def _compared(embedder: Embedder, stored: Sequence[StoredSample], texts: Sequence[str]) -> dict[int, float]:
+async def _compared(embedder: Embedder, stored: Sequence[StoredSample]) -> dict[int, float]:
     try:
-        vectors = await embedder.embed_documents(texts)
+        vectors = await embedder.embed_documents([tool.text for tool in stored])
     except InputRefusedError:
         if len(stored) == 1:
             return {}
         middle = len(stored) // 2
-        return await _compared(embedder, stored[:middle], texts[:middle]) | await _compared(
-            embedder, stored[middle:], texts[middle:]
-        )
+        return await _compared(embedder, stored[:middle]) | await _compared(embedder, stored[middle:])
     return {tool.id: _cosine(vector, parsed(tool.vector)) for tool, vector in zip(stored, vectors, strict=True)}
 
 

@@ -26,6 +26,11 @@ class Verification:
         """Pass or warn: what a warning says does not make a registry wrong."""
         self.add(name, CheckStatus.PASS if good else CheckStatus.WARN, detail, None if good else remedy)
 
+    def replace(self, name: str, status: CheckStatus, detail: str, remedy: str | None = None) -> None:
+        """Instead of what was found before under this name."""
+        self.checks = [check for check in self.checks if check.name != name]
+        self.add(name, status, detail, remedy)
+
     def of(self, name: str) -> list[Check]:
         """The checks of a name."""
         return [check for check in self.checks if check.name == name]
