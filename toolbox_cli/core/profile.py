@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from toolbox_cli.domain.errors import ConfigurationError, EmbeddingServiceError, InputRefusedError, WrongDimensionError
+from toolbox_cli.domain.ports import DEFAULT_BATCH
 from toolbox_cli.domain.profiles import ServiceProfile
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ async def profile_service(build: ServiceProbe, generation: Generation, progress:
         dimension = int(vectors.shape[1])
         dimensions, unknown = await _dimensions(build, dimension), await _unknown_model(build)
         progress.advance(1)
-        speed = await _throughput(build, min(largest, 64))
+        speed = await _throughput(build, min(largest, DEFAULT_BATCH))
         progress.advance(1)
         return ServiceProfile(
             model=generation.model or "",

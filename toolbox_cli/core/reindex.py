@@ -14,6 +14,7 @@ from toolbox_cli.core.filling import ReindexOptions, Run, complete_index, defers
 from toolbox_cli.core.service import at_its_service
 from toolbox_cli.domain.errors import EmbeddingServiceError, InterruptedRunError, StateError, ToolboxError
 from toolbox_cli.domain.models import Frozen, Generation, ReindexSummary, Role
+from toolbox_cli.domain.ports import DEFAULT_BATCH
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.changes import CutoverReport
@@ -80,7 +81,7 @@ async def _plan_one(store: EmbeddingStore, generation: Generation, options: Rein
     scope = await store.scope(generation, await selected(store, options), measure=True)
     pending = min(scope.pending, options.limit or scope.pending)
     learned = await store.learned(generation)
-    batch = options.batch_size or (learned.max_batch if learned else None) or 64
+    batch = options.batch_size or (learned.max_batch if learned else None) or DEFAULT_BATCH
     rate = learned.tools_per_second if learned else None
     share = pending / scope.pending if scope.pending else 0
     return ReindexPlan(

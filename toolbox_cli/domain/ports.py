@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 
+#: Texts a request, where nothing else is known: every service that we know of takes 64 or says so.
+DEFAULT_BATCH = 64
+
+
 class Embedder(Protocol):
     """Turns texts into vectors of one embedding space; adds the space's prefixes itself.
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolbox_cli.domain.catalog import find_model
+from toolbox_cli.domain.ports import DEFAULT_BATCH
 from toolbox_cli.domain.settings import BUILTIN
 
 if TYPE_CHECKING:
     from toolbox_cli.embedding.http import HttpEmbedder
     from toolbox_cli.embedding.local import LocalEmbedder
-
-#: Texts a request, where nothing else is known: every service that we know of takes 64 or says so.
-DEFAULT_BATCH = 64
 
 
 def build_embedder(
@@ -32,8 +30,9 @@ def build_embedder(
 
     ``dimension`` None takes what the service makes. Unless ``send_dimensions`` says otherwise, ``dimensions`` is sent
     only where the catalogue knows that the model takes it and a cut is asked for: servers refuse it, or ignore it, for
-    others. ``max_batch`` is the
-    number of texts to begin with in a request. Times are in seconds. Raises ConfigurationError.
+    others. ``max_batch`` is the number of texts to begin with in a request. Times are in seconds.
+
+    Raises ConfigurationError.
     """
     if endpoint_url == BUILTIN:
         from toolbox_cli.embedding.local import LocalEmbedder

@@ -18,6 +18,7 @@ from httpcore._async.http11 import AsyncHTTP11Connection
 
 from toolbox_cli import __version__
 from toolbox_cli.domain.errors import ConfigurationError, EmbeddingServiceError
+from toolbox_cli.domain.ports import DEFAULT_BATCH
 from toolbox_cli.embedding.answers import decode, parse_json
 from toolbox_cli.embedding.faults import (
     URL_HINT,
@@ -77,7 +78,7 @@ class HttpEmbedder:
         send_dimensions: bool = False,
         request_timeout: float = 60.0,
         retry_timeout: float = 30.0,
-        max_batch: int = 64,
+        max_batch: int = DEFAULT_BATCH,
     ) -> None:
         key = (api_key or "").strip()
         if not all("!" <= c <= "~" for c in key):
