@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.cli import Service, run_process
+from support.cli import Service, finish, run_process, start
 from support.registries import rows, value
 from support.reindexing import add_tools
 from support.traffic import found, searching, writing
@@ -26,7 +26,8 @@ def test_no_failed_search_no_lost_write(
         [STABLE],
     )
     online = ("migrate", "--online", "--model", "new-model", "--dimension", str(dimension))
-    with searching(registry, text, STABLE) as searches, writing(registry) as writes:
+    # Some thirty writes a second: a cutover needs a moment, as long as it takes to embed a few tools, without one.
+    with searching(registry, text, STABLE) as searches, writing(registry, pause=0.02) as writes:
         for command in (
             (*online, "--endpoint-url", new_service.url),
             ("reindex",),
@@ -37,13 +38,13 @@ def test_no_failed_search_no_lost_write(
             ("cutover",),
             ("prune", "--yes"),
         ):
-            outcome = run_process(*command)
+            outcome = finish(start(*command), timeout=90)
             for _ in range(5):
                 # On a slow machine more is written before the next command begins than a cutover catches up by itself.
                 if command != ("cutover",) or outcome.code != 1 or "missing or stale" not in outcome.out:
                     break
                 assert run_process("reindex", "--generation", "current", "--generation", "building").code == 0
-                outcome = run_process(*command)
+                outcome = finish(start(*command), timeout=90)
             assert outcome.code == 0, (command, outcome)
             assert searches.wrong == [], command
             assert writes.wrong == [], command
