@@ -311,3 +311,12 @@ def test_a_swap_waits_for_a_reindex_and_never_changes_the_column_under_it(
     new_service.hold.set()
     assert finish(filling).code == 0
     assert value(registry, "SELECT count(embedding_next) FROM tools") == 40
+
+
+def test_what_verify_names_mends_the_generation_that_it_looked_at(toolbox: Toolbox, built: str) -> None:
+    """Beside one that is being built, which ``reindex --all`` is meant for otherwise."""
+    execute(built, "UPDATE tools SET embedding = '[1,0,0,0,0,0,0,0]' WHERE name = 'tool_3'")
+    drift = next(check for check in toolbox("verify", "--json").json["checks"] if check["name"] == "drift")
+    assert (drift["status"], drift["remedy"]) == ("fail", "toolbox reindex --all --generation current")
+    toolbox(*drift["remedy"].split()[1:]).ok()
+    toolbox("verify").ok()

@@ -67,7 +67,10 @@ async def compare(
         source = "the tools' own texts"
         questions = made_from(await store.sample_tools(new, MADE_QUESTIONS))
     if not questions:
-        raise StateError("there is no tool to make a question from", hint="Give questions: --queries FILE.")
+        raise StateError(
+            "no tool has one of the newer embeddings yet: there is none to make a question from",
+            hint="`toolbox reindex` makes them; or give questions: --queries FILE.",
+        )
     sides: list[Side] = []
     for generation in (old, new):
         embedder = build_embedder(at_its_service(generation, settings), None)

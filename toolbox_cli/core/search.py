@@ -219,9 +219,10 @@ def _why_nothing(answer: _Answer, request: SearchRequest, mode: SearchMode) -> s
             f"no active tool{among} has one of the words (small ones like «of» do not count): --mode vector looks for"
             " the meaning"
         )
+    if filters:
+        return f"no active tool{among} has an embedding, if there is one at all: `toolbox list` shows the tools"
     return (
-        f"no active tool{among} has an embedding: `toolbox list` shows the tools, `toolbox status` how many have an"
-        " embedding"
+        "no active tool has an embedding: `toolbox list` shows the tools, `toolbox status` how many have an embedding"
     )
 
 

@@ -19,12 +19,12 @@ from toolbox_cli.core.checks.schema import (
     check_settings,
 )
 from toolbox_cli.core.checks.service import check_service, skip_service
-from toolbox_cli.core.checks.vectors import SAMPLE, check_coverage, check_vectors
+from toolbox_cli.core.checks.vectors import REINDEX_ALL, SAMPLE, check_coverage, check_vectors
 from toolbox_cli.core.checks.verification import Verification
 from toolbox_cli.core.profile import profile_service
 from toolbox_cli.core.service import at_its_service
 from toolbox_cli.domain.errors import EmbeddingServiceError
-from toolbox_cli.domain.models import CheckStatus
+from toolbox_cli.domain.models import CheckStatus, Role
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.models import Generation
@@ -90,4 +90,7 @@ async def verify(
                 verification.add("profile", CheckStatus.WARN, detail, "toolbox verify --profile")
             else:
                 await inspector.keep_profile(located, verification.profile)
+    if any(other.role is Role.BUILDING for other in facts.generations):
+        # Without it --all is meant for the generation that is being built.
+        verification.aim(REINDEX_ALL, "--generation current")
     return verification

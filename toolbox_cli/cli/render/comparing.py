@@ -87,7 +87,12 @@ def _rows(found: Comparison) -> list[tuple[str, ...]]:
     ]
     pairs = (
         ("similarity of the first", old.similarities.first_median, new.similarities.first_median, "{:.3f}"),
-        (f"similarity of the {found.limit}th", old.similarities.last_median, new.similarities.last_median, "{:.3f}"),
+        (
+            f"similarity of the {_ordinal(found.limit)}",
+            old.similarities.last_median,
+            new.similarities.last_median,
+            "{:.3f}",
+        ),
         ("suggested --threshold", old.suggested_threshold, new.suggested_threshold, "{:.2f}"),
         ("recall of the index", old.index_recall, new.index_recall, "{:.3f}"),
         ("embedding, ms", old.latency.embedding_p50, new.latency.embedding_p50, "{:.1f}"),
@@ -129,3 +134,8 @@ def _side(side: SideReport) -> str:
 
 def _line(console: Console, label: str, text: str) -> None:
     labelled(console, Text(label, style="dim"), text, indent=_INDENT)
+
+
+def _ordinal(number: int) -> str:
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else endings.get(number % 10, 'th')}"

@@ -31,6 +31,15 @@ class Verification:
         self.checks = [check for check in self.checks if check.name != name]
         self.add(name, status, detail, remedy)
 
+    def aim(self, command: str, at: str) -> None:
+        """Let the remedies that name a command say what it is for."""
+        self.checks = [
+            check.model_copy(update={"remedy": check.remedy.replace(command, f"{command} {at}")})
+            if check.remedy
+            else check
+            for check in self.checks
+        ]
+
     def of(self, name: str) -> list[Check]:
         """The checks of a name."""
         return [check for check in self.checks if check.name == name]
