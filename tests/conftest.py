@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.catalogue import catalogue, catalogue_template
-from support.postgres import FAST_OPTIONS, clone, create_database, drop_database, open_folder
+from support.postgres import FAST_OPTIONS, clone, configure, create_database, drop_database, open_folder
 from support.registries import load_alembic, migrate_blocking, target
 
 from toolbox_cli.db.embedded import EmbeddedServer
@@ -48,9 +48,14 @@ def isolated_environment(tmp_path: Path, data_dir: Path, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def server(session_folder: Path) -> Iterator[EmbeddedServer]:
-    """The session's server, without durability."""
+    """The session's server, without durability.
+
+    And without autovacuum, which comes when it likes: it would hold the table's lock in the one test, tidy an index
+    in the other. Not by an option of its command line, which ``ALTER SYSTEM`` could not take back where one is wanted.
+    """
     server = EmbeddedServer(session_folder / "session", FAST_OPTIONS)
     with server.use():
+        configure(server.conninfo("postgres"), autovacuum="off")
         yield server
 
 

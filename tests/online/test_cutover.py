@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 from support.cli import Outcome, Service, Toolbox, finish, start
+from support.postgres import configure
 from support.registries import (
     catalogue_of,
     column_type,
@@ -137,8 +138,6 @@ def test_an_index_that_went_while_the_lock_was_waited_for(toolbox: Toolbox, buil
 @pytest.fixture
 def poor_index(built: str) -> str:
     """An index that finds little: two neighbours an element, on vectors that have nothing to do with each other."""
-    # An autovacuum between two looks at it would mend its graph, and the second would see another index.
-    execute(built, "ALTER TABLE tools SET (autovacuum_enabled = false)")
     made = random_vectors(3000, 16)
     with psycopg.connect(built) as connection, connection.cursor() as cursor:
         cursor.executemany(
@@ -253,22 +252,22 @@ def test_a_cutover_goes_through_when_the_table_is_free_again(toolbox: Toolbox, b
 def test_an_autovacuum_gives_way(toolbox: Toolbox, built: str) -> None:
     """It would hold up a change for as long as it takes; PostgreSQL sends it away only after a second of waiting."""
     execute(built, "UPDATE tools SET version = version")
-    with psycopg.connect(built, autocommit=True) as admin:
-        for setting in ("autovacuum_naptime = '1s'", "autovacuum_vacuum_cost_delay = '100ms'"):
-            admin.execute(f"ALTER SYSTEM SET {setting}")
-        admin.execute("ALTER SYSTEM SET autovacuum_vacuum_cost_limit = 1")
-        admin.execute("SELECT pg_reload_conf()")
-        try:
-            admin.execute("ALTER TABLE tools SET (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0)")
-            running = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'tools'::regclass"
-            deadline = time.monotonic() + 60
-            while not value(built, running):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            toolbox("cutover", TOOLBOX_WAIT_TIMEOUT="10").ok()
-        finally:
-            admin.execute("ALTER SYSTEM RESET ALL")
-            admin.execute("SELECT pg_reload_conf()")
+    slow = {
+        "autovacuum_naptime": "1s",
+        "autovacuum_vacuum_cost_delay": "100ms",
+        "autovacuum_vacuum_cost_limit": "1",
+    }
+    configure(built, autovacuum="on", **slow)
+    try:
+        execute(built, "ALTER TABLE tools SET (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0)")
+        running = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'tools'::regclass"
+        deadline = time.monotonic() + 60
+        while not value(built, running):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        toolbox("cutover", TOOLBOX_WAIT_TIMEOUT="10").ok()
+    finally:
+        configure(built, autovacuum="off", **dict.fromkeys(slow))
 
 
 def test_rollback_brings_every_vector_back_bit_for_bit_and_pays_for_what_changed(

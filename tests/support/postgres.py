@@ -57,6 +57,18 @@ def drop_database(server: EmbeddedServer, conninfo: str) -> None:
     _execute(server, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def configure(conninfo: str, **settings: str | None) -> None:
+    """Change settings of the whole server; None takes a setting back to the server's own default."""
+    with psycopg.connect(conninfo, autocommit=True) as admin:
+        for name, value in settings.items():
+            setting = sql.Identifier(name)
+            if value is None:
+                admin.execute(sql.SQL("ALTER SYSTEM RESET {}").format(setting))
+            else:
+                admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(setting, sql.Literal(value)))
+        admin.execute("SELECT pg_reload_conf()")
+
+
 def _execute(server: EmbeddedServer, statement: sql.Composed) -> None:
     with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
         connection.execute(statement)
