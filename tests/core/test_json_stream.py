@@ -119,14 +119,14 @@ def test_many_entries_on_one_line_take_no_more_memory_than_one() -> None:
     assert peak < 8 * 2**20
 
 
-def test_two_gigabytes_of_zeros_are_refused_at_once(tmp_path: Path) -> None:
+def test_gigabytes_of_zeros_are_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "zeros.json"
     path.touch()
-    os.truncate(path, 2 * 2**30)
+    os.truncate(path, 16 * 2**30)
     begun = time.monotonic()
     with open_tool_file(path) as source, pytest.raises(InvalidUsageError, match="binary data"):
         next(read_entries(source))
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
 
 
 text_values = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

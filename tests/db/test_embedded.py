@@ -115,7 +115,7 @@ def test_start_and_stop_take_little_time(warm: Path) -> None:
     before = time.monotonic()
     with server.use():
         pass
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 10
 
 
 def test_variables_of_libpq_change_nothing(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

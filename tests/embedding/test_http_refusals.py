@@ -214,7 +214,7 @@ async def test_no_service_is_told_soon(make: Make, url: str, words: str) -> None
     started = time.perf_counter()
     with pytest.raises(UnreachableError, match=words) as caught:
         await make(endpoint_url=url.format(port=closed_port())).embed_query("x")
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 10
     assert "hush" not in f"{caught.value!r}{caught.value.hint}"
     assert "Is the service running?" in (caught.value.hint or "")
 

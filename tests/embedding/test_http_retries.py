@@ -63,7 +63,7 @@ async def test_retry_after_as_a_date(service: EmbeddingService, make: Make) -> N
     service.behaviour.faults = [Fault(429, headers={"Retry-After": formatdate(time.time() + 2, usegmt=True)})]
     started = time.perf_counter()
     await make().embed_query("x")
-    assert 0.5 < time.perf_counter() - started < 4
+    assert 0.5 < time.perf_counter() - started < 10
 
 
 async def test_a_wait_longer_than_the_patience_is_not_begun(service: EmbeddingService, make: Make) -> None:
@@ -71,7 +71,7 @@ async def test_a_wait_longer_than_the_patience_is_not_begun(service: EmbeddingSe
     started = time.perf_counter()
     with pytest.raises(ThrottledError, match=r"slow down.*asks to wait 60 s") as caught:
         await make().embed_documents(TEXTS)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 10
     assert caught.value.retry_after == 60
     assert "TOOLBOX_RETRY_TIMEOUT" in (caught.value.hint or "")
     assert service.stats.requests == 1
@@ -82,7 +82,7 @@ async def test_throttling_for_ever_ends_with_the_time(service: EmbeddingService,
     started = time.perf_counter()
     with pytest.raises(ThrottledError, match=r"\d attempts in"):
         await make(retry_timeout=1.0).embed_documents(TEXTS)
-    assert time.perf_counter() - started < 1.5
+    assert time.perf_counter() - started < 5
     assert 4 <= service.stats.requests <= 20
 
 
@@ -100,7 +100,7 @@ async def test_a_lasting_500_is_put_to_the_batch_after_two_quick_retries(service
     with pytest.raises(ServiceFailedError, match="HTTP 500: Internal Server Error") as caught:
         await make().embed_documents([*TEXTS, "POISON"])
     assert isinstance(caught.value, InputRefusedError)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 5
     assert service.stats.requests == 3
 
 
@@ -110,7 +110,7 @@ async def test_no_answer_in_time(service: EmbeddingService, make: Make) -> None:
     started = time.perf_counter()
     with pytest.raises(TimedOutError, match=r"did not answer within 0.1 s.*2 attempts") as caught:
         await embedder.embed_documents(TEXTS)
-    assert time.perf_counter() - started < 1.5
+    assert time.perf_counter() - started < 4
     assert embedder.timed_out == 2
     assert "TOOLBOX_REQUEST_TIMEOUT" in (caught.value.hint or "")
 

@@ -98,6 +98,17 @@ def finish(process: subprocess.Popen[str], timeout: float = 30) -> Outcome:
     return Outcome(process.returncode, out or "", err or "")
 
 
+def said(process: subprocess.Popen[str], words: str) -> str:
+    """Wait until the process says this on stderr; returns what it has said there so far, which finish leaves out."""
+    assert process.stderr is not None
+    told = ""
+    for line in process.stderr:
+        told += line
+        if words in line:
+            return told
+    raise AssertionError(f"it ended without {words!r}: {told}")
+
+
 def run_process(*arguments: str, **options: Any) -> Outcome:
     return finish(start(*arguments, **options))
 

@@ -124,9 +124,9 @@ def test_the_parameter_dimensions(toolbox: Toolbox, served: Service, behaviour: 
 def test_speed_is_measured(toolbox: Toolbox, served: Service) -> None:
     served.behaviour.latency = 0.05
     found = profile(toolbox)
-    assert 0.05 <= found["latency_seconds"] < 0.5
+    assert 0.05 <= found["latency_seconds"] < 2
     # Four requests in flight, 64 texts in each, 0.05 s a request: 5,120 at most.
-    assert 500 < found["texts_per_second"] <= 5_200
+    assert 100 < found["texts_per_second"] <= 5_200
 
 
 def test_what_was_found_is_kept_and_used(toolbox: Toolbox, registry: str, served: Service) -> None:
