@@ -30,6 +30,7 @@ from toolbox_cli.db.embedded import EmbeddedServer
 from toolbox_cli.db.registry import Registry
 from toolbox_cli.domain.models import EmbeddingSpace, Target
 from toolbox_cli.domain.ports import SilentProgress
+from toolbox_cli.domain.settings import load_settings
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -120,6 +121,7 @@ def prepare(server: EmbeddedServer, database: str, tools: int) -> None:
             consent=Consent(yes=True),
             dry_run=False,
             progress=SilentProgress(),
+            settings=load_settings(),
         )
         await connection.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -86,8 +87,21 @@ def test_an_invalid_leftover_is_replaced(toolbox: Toolbox, large: str, service: 
     reindexed(toolbox("reindex", "--json"))
     execute(large, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_tools_embedding'::regclass")
     assert value(large, INDEX) is None
+    assert toolbox("reindex", "--dry-run", "--json").ok().json["builds_index"]
+    assert "the vector index would be built" in toolbox("reindex", "--dry-run").ok().out
     assert reindexed(toolbox("reindex", "--json"))["index_seconds"] > 0
     assert value(large, INDEX) is not None
+
+
+def test_a_run_that_only_builds_the_index_says_so(toolbox: Toolbox, large: str, service: Service) -> None:
+    reindexed(toolbox("reindex", "--json"))
+    execute(large, "DROP INDEX ix_tools_embedding")
+    said = toolbox("reindex").ok().out
+    assert re.fullmatch(
+        r"Nothing to embed: all 200 tools have a fresh embedding\.\nvector index built in \d+\.\d s\n", said
+    )
+    assert not toolbox("reindex", "--dry-run", "--json").ok().json["builds_index"]
+    assert "Nothing to do" in toolbox("reindex").ok().out
 
 
 def test_an_interrupted_build_ends_at_once_and_is_made_up_for(

@@ -32,6 +32,7 @@ from toolbox_cli.domain.errors import NegativeAnswerError, StateError
 from toolbox_cli.domain.models import Role, SearchHit
 from toolbox_cli.domain.ports import SilentProgress
 from toolbox_cli.domain.searching import SearchFilter
+from toolbox_cli.domain.settings import load_settings
 
 HNSW = "CREATE INDEX ix_tools_embedding ON tools USING hnsw (embedding vector_cosine_ops)"
 
@@ -133,6 +134,40 @@ async def test_bringing_forward_takes_the_new_address_and_index_along(registry_d
     assert rows(registry_database, recorded)[0][1] == "hnsw"
     assert indexes(registry_database)["ix_tools_embedding"] == HNSW
     assert (await migrate(registry_database, moved)).empty
+
+
+async def test_migrating_back_to_the_former_generation_takes_its_vectors_up(registry_database: str) -> None:
+    """They are not dropped to be paid for again, and those that go are set aside."""
+    fill(registry_database, 5)
+    former = vectors(registry_database)
+    await migrate(registry_database, target(16))
+    fill(registry_database, 3, prefix="newer")
+    newer = vectors(registry_database)
+    moved = target(8, endpoint_url="http://127.0.0.1:8/v1/embeddings")
+    outline = await migrate(registry_database, moved, consent=Consent())
+    assert (outline.losses, outline.retires) == ([], [])
+    assert vectors(registry_database) == former
+    assert vectors(registry_database, "embedding_next") == newer
+    assert roles(registry_database) == {"current": ("test-model", 8), "building": ("test-model", 16)}
+    address = "SELECT endpoint_url FROM embedding_generations WHERE role = 'current'"
+    assert value(registry_database, address) == moved.endpoint_url
+    assert indexes(registry_database)["ix_tools_embedding"] == HNSW
+    assert (await migrate(registry_database, moved)).empty
+    await migrate(registry_database, target(16), consent=Consent())
+    assert vectors(registry_database) == newer
+    assert vectors(registry_database, "embedding_previous") == former
+
+
+async def test_a_column_altered_by_another_hand_goes_aside_for_the_former_generation(registry_database: str) -> None:
+    fill(registry_database, 5)
+    former = vectors(registry_database)
+    await migrate(registry_database, target(16))
+    execute(registry_database, "ALTER TABLE tools ALTER embedding TYPE vector(4) USING NULL")
+    server_insert(registry_database, "of_4")
+    foreign = vectors(registry_database)
+    await migrate(registry_database, target(8), consent=Consent())
+    assert (vectors(registry_database), vectors(registry_database, "embedding_next")) == (former, foreign)
+    assert roles(registry_database) == {"current": ("test-model", 8), "building": (None, 4)}
 
 
 async def test_another_model_of_the_same_dimension_is_another_generation(registry_database: str) -> None:
@@ -299,6 +334,7 @@ async def test_a_failed_backup_stops_the_change(registry_database: str) -> None:
                 consent=Consent(yes=True),
                 dry_run=False,
                 progress=SilentProgress(),
+                settings=load_settings(),
                 backup=failing,
             )
     assert catalogue_of(registry_database) == before

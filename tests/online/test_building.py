@@ -147,7 +147,9 @@ def test_running_it_again_and_for_another_model(
     add_tools(registry, 3)
     toolbox(*online(new_service)).ok()
     before = catalogue_of(registry)
-    assert "Nothing to do" in toolbox(*online(new_service)).ok().out
+    again = toolbox(*online(new_service)).ok().out
+    assert "Nothing to do: these embeddings are being built already." in again
+    assert "Next: toolbox reindex fills the new column" in again
     toolbox(*online(new_service, model="third-model")).refused(5, "is being built", "toolbox cutover")
     toolbox("migrate", "--model", "third-model", "--dimension", "16").refused(5, "is being built")
     assert catalogue_of(registry) == before
@@ -181,10 +183,11 @@ def test_going_back_to_the_former_model_online_builds_on_what_is_there(
     for command in (("reindex",), online(new_service), ("reindex",), ("cutover",)):
         toolbox(*command).ok()
     old, paid = vectors(registry, "embedding_previous"), old_service.stats.embedded
-    execute(registry, "UPDATE tools SET description = 'edited' WHERE name = 'tool_1'")
-    toolbox(*online(old_service, model="test-model", dimension=8)).ok()
+    begun = toolbox(*online(old_service, model="test-model", dimension=8)).ok().out
+    assert "Next: toolbox cutover lets search read the new embeddings" in begun
     assert roles(registry) == {"current": ("new-model", 16), "building": ("test-model", 8)}
     assert vectors(registry, "embedding_next") == old
+    execute(registry, "UPDATE tools SET description = 'edited' WHERE name = 'tool_1'")
     assert summary(reindexed(toolbox("reindex", "--json"))) == ("building", 1, 19)
     assert old_service.stats.embedded == paid + 2
     toolbox("cutover").ok()

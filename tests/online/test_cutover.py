@@ -117,6 +117,10 @@ def test_no_index_no_cutover(toolbox: Toolbox, built: str) -> None:
     execute(built, "CREATE INDEX ix_tools_embedding_next ON tools USING hnsw (embedding_next vector_l2_ops)")
     refused(toolbox("cutover"), "its operator class is vector_l2_ops")
     assert column_type(built) == "vector(8)"
+    forced = toolbox("cutover", "--force").ok().out
+    assert "Next: toolbox verify names what mends this, which was no obstacle: index" in forced
+    verified = {check["name"]: check for check in toolbox("verify", "--json").json["checks"]}
+    assert verified["index"]["remedy"] == "toolbox reindex"
 
 
 def test_an_index_that_went_while_the_lock_was_waited_for(toolbox: Toolbox, built: str) -> None:
@@ -279,7 +283,11 @@ def test_rollback_brings_every_vector_back_bit_for_bit_and_pays_for_what_changed
     add_tools(built, 1, prefix="newer")
     toolbox("reindex").ok()
     asked = old_service.stats.embedded
-    toolbox("rollback").ok()
+    told = toolbox("rollback", EMBEDDING_MODEL="new-model", EMBEDDING_DIMENSION="16").ok().out
+    assert "Now set EMBEDDING_DIMENSION=8 and EMBEDDING_MODEL=test-model" in told
+    # Also to whoever repeats it because it was killed before it had said so.
+    again = toolbox("rollback", "--json", EMBEDDING_MODEL="new-model").ok().json
+    assert (again["done"], again["settings"][:32]) == (False, "set EMBEDDING_MODEL=test-model (")
     assert vectors(built) == before
     toolbox("reindex").ok()
     assert old_service.stats.embedded == asked + 3

@@ -20,6 +20,7 @@ from toolbox_cli.db.registry import Registry
 from toolbox_cli.domain.changes import Outline
 from toolbox_cli.domain.models import EmbeddingSpace, IndexMethod, Target
 from toolbox_cli.domain.ports import SilentProgress
+from toolbox_cli.domain.settings import load_settings
 
 ALEMBIC_SQL = Path(__file__).parents[1] / "fixtures" / "registry_alembic_001.sql"
 
@@ -74,7 +75,12 @@ async def carry_out(
 ) -> Outline:
     async with opened(conninfo, wait_timeout=wait_timeout) as registry:
         return await change(
-            registry, lambda: planner(registry), consent=consent, dry_run=dry_run, progress=SilentProgress()
+            registry,
+            lambda: planner(registry),
+            consent=consent,
+            dry_run=dry_run,
+            progress=SilentProgress(),
+            settings=load_settings(),
         )
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from toolbox_cli.domain.changes import Outline
 
 IndexChoice = Literal["hnsw", "ivfflat", "none"]
-FILL_IT = "[bold]toolbox reindex[/bold] fills the new column; search goes on with the present embeddings."
 
 
 def register(app: typer.Typer) -> None:
@@ -52,37 +51,40 @@ def migrate(
     """Create, adopt or change the registry: its schema, and the dimension or model of its embeddings.
 
     Run on an empty database, on one that the ToolBox server's Alembic made, or again at any time. A change of
-    dimension or model keeps the former vectors for `toolbox rollback`. With --online, search goes on with the present
-    embeddings until `toolbox cutover`.
+    dimension or model keeps the former vectors for `toolbox rollback`; one back to the former model takes them up
+    again. With --online, search goes on with the present embeddings until `toolbox cutover`.
     """
     from toolbox_cli.cli import consent, render
     from toolbox_cli.core.generation import change
+    from toolbox_cli.core.status import next_while_building
     from toolbox_cli.core.target import TargetOptions
 
     wanted = TargetOptions(
         dimension=dimension, model=model, endpoint_url=endpoint_url, index_method=index, api_key_env=api_key_env
     )
 
-    async def action(services: Services) -> Outline:
+    async def action(services: Services) -> tuple[Outline, str | None]:
         registry, target = await services.registry(), await services.target(wanted)
         if online and not sql:
             await services.try_out(target)
-        return await change(
+        outline = await change(
             registry,
             lambda: registry.plan_migrate(target, online=online),
             consent=consent.given(yes=yes, force=force, as_json=json),
             dry_run=dry_run or sql,
             progress=render.progress(),
+            # They may name the new model already, whose turn has not come yet.
+            settings=None if online else services.settings,
             backup=await services.backup(backup),
         )
+        following = await next_while_building(await services.inspector(), services.settings) if online else None
+        return outline, following
 
-    outline = run("migrate", action)
+    outline, following = run("migrate", action)
     if sql:
         render.sql(outline, as_json=json)
-    elif online:
-        render.outline(outline, done=not dry_run, as_json=json, following=FILL_IT)
     else:
-        render.outline(outline, done=not dry_run, as_json=json)
+        render.outline(outline, done=not dry_run, as_json=json, while_building=following)
 
 
 def cutover(
@@ -145,6 +147,7 @@ def rollback(
             consent=consent.given(yes=yes, force=force, as_json=json),
             dry_run=dry_run,
             progress=render.progress(),
+            settings=services.settings,
             backup=await services.backup(backup),
         )
 
@@ -170,6 +173,7 @@ def prune(
             consent=consent.given(yes=yes, force=force, as_json=json),
             dry_run=dry_run,
             progress=render.progress(),
+            settings=services.settings,
             backup=await services.backup(backup),
         )
 

@@ -192,7 +192,6 @@ def _report(
     seconds: float | None = None,
 ) -> CutoverReport:
     former, present = change.current, change.generation
-    wrong, right = contradictions(present, work.settings)
     return CutoverReport(
         done=seconds is not None,
         former=Side(model=former.model, dimension=former.dimension),
@@ -200,7 +199,7 @@ def _report(
         checks=checks,
         caught_up=caught_up,
         locked_seconds=None if seconds is None else round(seconds, 4),
-        settings=right if wrong else None,
+        settings=contradictions(present, work.settings)[1] or None,
         already_since=present.activated_at if change.already_done else None,
         outline=change.outline,
     )

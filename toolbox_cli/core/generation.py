@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from toolbox_cli.core.service import contradictions
 from toolbox_cli.domain.changes import Outline, SchemaChange, SchemaStore, same_agreement
 from toolbox_cli.domain.errors import NegativeAnswerError, StateError
 
 if TYPE_CHECKING:
     from toolbox_cli.domain.ports import Progress
+    from toolbox_cli.domain.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,33 @@ async def change(
     consent: Consent,
     dry_run: bool,
     progress: Progress,
+    settings: Settings | None,
     backup: Callable[[], Awaitable[None]] | None = None,
 ) -> Outline:
-    """Carry a planned change out, or only show it.
+    """Carry a planned change out, or only show it; with ``settings`` say which of them contradict the registry now.
 
     Raises NegativeAnswerError when something would be lost or set aside and nobody agreed, StateError when views
     depend on a column that moves or when the registry has changed since the question was asked.
     """
     agreed = (await plan()).outline
-    if dry_run or agreed.empty:
+    if dry_run:
         return agreed
+    done = agreed if agreed.empty else await _carry_out(store, plan, agreed, consent, progress, backup)
+    present = await store.generation()
+    if settings is None or present is None:
+        return done
+    # Also where nothing was done: whoever repeats a command that was killed has not read what it would have said.
+    return done.model_copy(update={"settings": contradictions(present, settings)[1] or None})
+
+
+async def _carry_out(
+    store: SchemaStore,
+    plan: Callable[[], Awaitable[SchemaChange]],
+    agreed: Outline,
+    consent: Consent,
+    progress: Progress,
+    backup: Callable[[], Awaitable[None]] | None,
+) -> Outline:
     check_consent(agreed, consent)
     if backup is not None:
         await backup()

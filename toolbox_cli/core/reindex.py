@@ -11,6 +11,7 @@ from pydantic import Field
 
 from toolbox_cli.core.batches import ASCII_CHARACTERS_A_TOKEN
 from toolbox_cli.core.filling import ReindexOptions, Run, complete_index, defers_index, fill, remark, selected
+from toolbox_cli.core.gates import loaded
 from toolbox_cli.core.service import at_its_service
 from toolbox_cli.domain.errors import EmbeddingServiceError, InterruptedRunError, StateError, ToolboxError
 from toolbox_cli.domain.models import Frozen, Generation, ReindexSummary, Role
@@ -44,7 +45,11 @@ class ReindexOutcome:
 
 
 class ReindexPlan(Frozen):
-    """What a run would do. ``seconds`` is None where the service's speed has not been measured yet."""
+    """What a run would do. ``seconds`` is None where the service's speed has not been measured yet.
+
+    ``builds_index`` is for an index that is not there, does not serve, or is to be built anew; ``defers_index`` for one
+    that is dropped before the load.
+    """
 
     generation: str
     model: str | None
@@ -56,6 +61,7 @@ class ReindexPlan(Frozen):
     requests: int
     seconds: float | None
     defers_index: bool
+    builds_index: bool
     others: list[ReindexPlan] = Field(default_factory=list)
 
 
@@ -95,7 +101,16 @@ async def _plan_one(store: EmbeddingStore, generation: Generation, options: Rein
         requests=-(-pending // batch),
         seconds=round(pending / rate, 1) if rate else None,
         defers_index=not options.keep_index and await defers_index(store, generation, options, scope, pending),
+        builds_index=await _builds_index(store, generation, options, pending),
     )
+
+
+async def _builds_index(store: EmbeddingStore, generation: Generation, options: ReindexOptions, pending: int) -> bool:
+    if not options.rebuild_index and await store.index_fault(generation) is None:
+        return False
+    census = await store.census(generation)
+    left = census.model_copy(update={"missing": max(0, census.missing + census.stale - pending), "stale": 0})
+    return generation.role is not Role.BUILDING or loaded(left)
 
 
 async def reindex(

@@ -86,7 +86,7 @@ def service_for(target: Target) -> Service:
 
 
 def contradictions(generation: Generation, settings: Settings) -> tuple[list[str], str]:
-    """What the settings say against the registry, and how to set them right.
+    """What the settings say against the registry, and how to set them right: empty where there is nothing.
 
     The ToolBox server reads the same variables: where they differ from the registry, its inserts fail.
     """
@@ -99,7 +99,8 @@ def contradictions(generation: Generation, settings: Settings) -> tuple[list[str
     if configured and generation.model and canonical_name(configured) != generation.canonical_model:
         wrong.append(f"EMBEDDING_MODEL is {configured}, the registry was made with {generation.model}")
         right.append(f"EMBEDDING_MODEL={generation.model}")
-    return wrong, f"set {' and '.join(right)} (in the environment or .env, also the server's)"
+    remedy = f"set {' and '.join(right)} (in the environment or .env, also the server's)"
+    return wrong, remedy if wrong else ""
 
 
 def configured_service(settings: Settings) -> Service:

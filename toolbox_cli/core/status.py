@@ -99,6 +99,12 @@ async def status(inspector: Inspector, settings: Settings) -> Status:
     )
 
 
+async def next_while_building(inspector: Inspector, settings: Settings) -> str | None:
+    """What ``status`` names as next while a generation is being built; None when none is."""
+    found = await status(inspector, settings)
+    return found.next_command if found.blockers is not None else None
+
+
 async def _blockers(inspector: Inspector, facts: SchemaFacts, generations: Generations) -> list[str] | None:
     """What a cutover would say no to. The recall of the index is left out: measuring it takes seconds."""
     building = next((found for found in facts.generations if found.role is Role.BUILDING), None)

@@ -186,12 +186,14 @@ def _change_generation(state: RegistryState, generation: Generation, target: Tar
             f"a new generation is being built ({building.model}, {building.dimension} dimensions)",
             hint="End that first: `toolbox cutover`, or `toolbox rollback` to abandon it.",
         )
-    if altered:
-        plan = plans.disown_current(state, generation)
-        plan = plan.then(plans.retire_current(plan.after, target))
-    else:
-        plan = plans.retire_current(state, target)
-    return [Step(AT_ONCE, plan)], generation
+    plan = plans.disown_current(state, generation) if altered else nothing(state)
+    previous = state.generations.get(Role.PREVIOUS)
+    if previous is not None and wanted == plans.signature(previous.space):
+        # As `toolbox rollback` does: its vectors are there, and must not be dropped to be paid for again.
+        plan = plan.then(plans.swap_back(plan.after))
+        plan = plan.then(plans.update_service(plan.after, previous, target))
+        return [Step("back to the previous generation", plan)], previous
+    return [Step(AT_ONCE, plan.then(plans.retire_current(plan.after, target)))], generation
 
 
 def _plan_step_back(state: RegistryState) -> Planned:

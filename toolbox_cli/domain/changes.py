@@ -42,7 +42,8 @@ class Loss(Frozen):
 class Outline(Frozen):
     """``losses`` are gone for good, ``retires`` can be brought back; ``dependents`` would go on reading old columns.
 
-    ``questions`` lose nothing, and are asked all the same: what they say may not be what was meant.
+    ``questions`` lose nothing, and are asked all the same: what they say may not be what was meant. ``settings`` says
+    what the ToolBox server's settings have to be from now on, where they are otherwise.
     """
 
     steps: list[OutlineStep]
@@ -51,6 +52,7 @@ class Outline(Frozen):
     notes: list[str]
     dependents: list[str]
     questions: list[str]
+    settings: str | None = None
     #: ``losses``, to be compared; not printed.
     lost: list[Loss] = Field(exclude=True)
 
@@ -136,6 +138,9 @@ class SchemaStore(Protocol):
     """Plans changes from the registry as it is found; see ``db.registry``."""
 
     def exclusive_lock(self) -> AbstractAsyncContextManager[None]: ...
+
+    async def generation(self) -> Generation | None:
+        """The one that search reads; None where the registry has no record of one."""
 
     async def plan_migrate(self, target: Target, *, online: bool = False) -> SchemaChange: ...
 

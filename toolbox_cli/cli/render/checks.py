@@ -120,6 +120,10 @@ def cutover_text(found: CutoverReport, *, dry_run: bool) -> None:
     console.print(f"done: search reads {present}; {caught_up}nobody waited longer than {milliseconds:.0f} ms")
     for phrase in found.outline.losses:
         labelled(console, Text("lost for good: ", style="red"), plain(phrase), indent=15)
+    failed = [check.name for check in found.checks if check.status.value == "fail"]
+    if failed:
+        names = ", ".join(failed)
+        console.print(f"Next: [bold]toolbox verify[/bold] names what mends this, which was no obstacle: {names}")
     console.print(f"kept for `toolbox rollback` until `toolbox prune`: {former}", markup=False)
     if found.settings:
         console.print(f"Now {plain(found.settings)}", markup=False)

@@ -53,6 +53,8 @@ def _plan_text(plan: ReindexPlan, *, several: bool) -> None:
         console.print(f"about {plan.estimated_tokens:,} tokens in {requests}, {took}")
     if plan.defers_index:
         console.print("the vector index would be dropped first and built after the load")
+    elif plan.builds_index:
+        console.print("the vector index would be built")
 
 
 def reindex(outcome: ReindexOutcome, *, as_json: bool) -> int:
@@ -83,12 +85,15 @@ def _summary_text(summary: ReindexSummary, *, ended_early: bool, several: bool) 
             )
     elif summary.embedded == 0 and summary.failed == 0 and not ended_early:
         fresh = "the tool has" if summary.unchanged == 1 else f"all {summary.unchanged} tools have"
-        console.print(f"{which}Nothing to do: {fresh} a fresh embedding.")
+        done = "Nothing to embed" if summary.index_seconds else "Nothing to do"
+        console.print(f"{which}{done}: {fresh} a fresh embedding.")
     elif summary.embedded or summary.failed or not ended_early:
         console.print(
             f"{which}{summary.embedded} embedded, {summary.unchanged} already fresh, {summary.failed} failed"
             f" in {summary.seconds:.1f} s ({summary.tools_per_second:.0f} tools/s)"
         )
+    if summary.index_seconds:
+        console.print(f"{which}vector index built in {summary.index_seconds:.1f} s")
     for failure in summary.failures[:_FAILURES_SHOWN]:
         text = f"{failure.id} {plain(failure.name)}: {plain(failure.error)}"
         labelled(console, Text("failed", style="red"), text, indent=8)

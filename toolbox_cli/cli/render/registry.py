@@ -17,24 +17,27 @@ if TYPE_CHECKING:
     from toolbox_cli.domain.changes import Outline
 
 
+_LEFT_TO_DO = "[bold]toolbox status[/bold] shows what is left to do."
+_NEXT_WHILE_BUILDING = {
+    "toolbox reindex": "[bold]toolbox reindex[/bold] fills the new column; search goes on with the present embeddings.",
+    "toolbox cutover": "[bold]toolbox cutover[/bold] lets search read the new embeddings: they are all there.",
+}
+
+
 def outline(
-    found: Outline,
-    *,
-    done: bool,
-    as_json: bool,
-    nothing: str = "Nothing to do: the registry is as asked for.",
-    following: str = "[bold]toolbox status[/bold] shows what is left to do.",
+    found: Outline, *, done: bool, as_json: bool, nothing: str | None = None, while_building: str | None = None
 ) -> None:
     """A change of schema or generations, carried out or only planned.
 
-    ``nothing`` stands for an empty one, ``following`` says what comes next.
+    ``nothing`` stands for an empty one; ``while_building`` is the command that comes next when a generation is built.
     """
     if as_json:
         document(found.model_dump(mode="json") | {"done": done and not found.empty})
         return
     console = paper()
     if found.empty:
-        console.print(nothing, markup=False)
+        as_it_is = "these embeddings are being built already" if while_building else "the registry is as asked for"
+        console.print(nothing or f"Nothing to do: {as_it_is}.", markup=False)
     for step in found.steps:
         if not step.statements and not step.title.startswith(("migration", "undo")):
             continue
@@ -55,8 +58,10 @@ def outline(
     if done and found.retires:
         meanwhile = "until then search goes by words only"
         console.print(f"Next: [bold]toolbox reindex[/bold] embeds the tools again; {meanwhile}.")
-    elif done and not found.empty:
-        console.print(f"Next: {following}")
+    elif done and (while_building or not found.empty):
+        console.print(f"Next: {_NEXT_WHILE_BUILDING.get(while_building or '', _LEFT_TO_DO)}")
+    if found.settings:
+        console.print(f"Now {plain(found.settings)}", markup=False)
 
 
 def sql(found: Outline, *, as_json: bool) -> None:
@@ -132,7 +137,11 @@ def _generation_lines(role: str, generation: GenerationStatus) -> list[str]:
         # Nobody signed them, so none counts as fresh; they are there all the same.
         stored = census.active - census.missing
         lines.append(f"{bar(stored, census.active)} {stored} of {counted(census.active, 'active tool')} have a vector")
-        return [*lines, _KEPT] if role == "previous" else lines
+        if role == "previous":
+            lines.append(_KEPT)
+        elif generation.rolled_back:
+            lines.append("set aside; nobody knows which model made them: `toolbox prune` drops them")
+        return lines
     counts = [f"{census.fresh} of {counted(census.active, 'active tool')} fresh"]
     counts += [f"{n} {word}" for word in ("stale", "missing", "failed") if (n := getattr(census, word))]
     if generation.seconds_left:
