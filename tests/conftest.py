@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from support.postgres import FAST_OPTIONS, clone, configure, create_database, dr
 from support.registries import load_alembic, migrate_blocking, target
 
 from toolbox_cli.db.embedded import EmbeddedServer
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so, and their children inherit it: nothing could be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Here, once: a template of the session that two folders imported would be two fixtures, and made twice.
 __all__ = ["catalogue", "catalogue_template"]

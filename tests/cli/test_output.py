@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,7 +139,15 @@ def test_empty_answers_say_why(registry: str, service: Service, toolbox: Toolbox
     assert "none after 900" in toolbox("list", "--offset", "900").ok().out
     assert "toolbox reindex" in toolbox("status").ok().out
     assert "no active tool has an embedding" in toolbox("search", "x", "--mode", "vector").ok().out
-    assert "with category 'none'" in toolbox("search", "x", "--category", "none").ok().out
+    assert "no active tool has category 'none'" in toolbox("search", "x", "--category", "none").ok().out
+    assert "there is 'web'" in toolbox("search", "x", "--category", "Wed").ok().out
+    toolbox("list", "--category", "web").ok()
+    assert (
+        "with category 'web' has an embedding"
+        in toolbox("search", "x", "--category", "web", "--mode", "vector").ok().out
+    )
+    said = toolbox("eval", "--sample").ok().err
+    assert "note: no tool has an embedding yet, so only words can find one: `toolbox reindex`\n" in said
     assert "has one of the words" in toolbox("search", "xyzzy", "--mode", "text").ok().out
     assert toolbox("prune").ok().out == "Nothing to drop: no vectors are kept for a roll back.\n"
     assert toolbox("deactivate", "calculator").ok().out == "calculator is now inactive\n"
@@ -192,6 +201,8 @@ def test_a_question_is_asked_on_a_terminal_only(filled: str, service: Service, t
         asking.read_until(lambda text: "Go on?" in text)
         assert "LOST FOR GOOD" in asking.text
         if answer == "\x03":
+            # CPython itself notices a signal late that comes between its prompt and its read.
+            time.sleep(0.5)
             asking.process.send_signal(signal.SIGINT)
         else:
             asking.type(answer)

@@ -328,8 +328,8 @@ async def test_warnings_are_no_failures(registry: Broken) -> None:
 async def test_empty_registry(registry: Broken) -> None:
     registry.execute("DELETE FROM tools")
     found = await registry.verify()
-    skipped = dict.fromkeys(["recall", "planner", "drift"], CheckStatus.SKIP)
-    assert problems(found) == skipped | {"search": CheckStatus.WARN}
+    without = ["recall", "planner", "fingerprints", "vectors", "lengths", "duplicates", "outliers", "drift", "search"]
+    assert problems(found) == dict.fromkeys(without, CheckStatus.SKIP) | {"coverage": CheckStatus.WARN}
     assert found.ok
     assert (await registry.status()).next_command is None
 

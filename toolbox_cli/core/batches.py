@@ -34,10 +34,13 @@ def longest_text(generation: Generation, learned: Learned | None) -> int | None:
     return known.max_tokens if known else learned.max_tokens if learned else None
 
 
-def truncated(text: str, max_tokens: int) -> str:
-    """The beginning of a text, of about ``max_tokens`` tokens; the text itself when it is short enough."""
+def truncated(text: str, max_tokens: int | None) -> str:
+    """The beginning of a text, of about ``max_tokens`` tokens; the text itself when it is short enough.
+
+    None is a model whose limit nobody knows.
+    """
     # No text has more tokens than UTF-8 bytes, so most are known to fit without counting.
-    if len(text) * 4 <= max_tokens or estimated_tokens(text) <= max_tokens:
+    if max_tokens is None or len(text) * 4 <= max_tokens or estimated_tokens(text) <= max_tokens:
         return text
     if text.isascii():
         return text[: max_tokens * ASCII_CHARACTERS_A_TOKEN]

@@ -54,6 +54,8 @@ async def evaluate(
             ranked[mode].append(await _ask(store, generation, mode, question.query, vector))
         progress.advance(1)
     progress.finish()
+    if "vector" in ranked and not any(ranked["vector"]):
+        progress.note("no tool has an embedding yet, so only words can find one: `toolbox reindex`")
     relevant = [[name for name in question.relevant if name in known] for question in judged]
     return Evaluation(
         queries=len(judged),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from toolbox_cli.core.fusion import DEPTH, fuse
 from toolbox_cli.domain.errors import InputRefusedError, InvalidUsageError, StateError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from toolbox_cli.domain.models import Generation, Tool
     from toolbox_cli.domain.ports import Embedder
     from toolbox_cli.domain.searching import SearchStore
+
+Result = TypeVar("Result")
 
 #: How often a search starts again because a cutover or a roll back came between its question and its answer.
 ATTEMPTS = 5
@@ -77,7 +80,7 @@ async def search(
         model=generation.model if generation else None,
         threshold=request.threshold,
         results=hits,
-        reason=None if hits else _why_nothing(answer, request, mode),
+        reason=None if hits else await _why_nothing(store, answer, request, mode),
         explanation=_explanation(answer, mode, clock),
     )
 
@@ -92,17 +95,14 @@ async def similar(
 ) -> SearchResult:
     """The tools whose stored vectors are nearest to a tool's own; needs no service. StateError when it has none."""
     clock = _Clock()
-    for attempt in range(ATTEMPTS):
-        generation = await current()
+
+    async def ask(generation: Generation) -> Found:
         vector = await store.stored_vector(generation, tool.id)
         if vector is None:
             raise StateError(f"{tool.name} has no embedding yet", hint="`toolbox reindex` embeds what is missing.")
-        try:
-            found = await store.find(generation, vector, SearchFilter(), limit + 1)
-            break
-        except GenerationMovedError:
-            if attempt == ATTEMPTS - 1:
-                raise
+        return await store.find(generation, vector, SearchFilter(), limit + 1)
+
+    generation, found = await _of_one_generation(current, ask)
     clock.database = time.perf_counter() - clock.started
     others = [hit for hit in found.hits if hit.id != tool.id]
     hits = [hit for hit in others if _passes(hit, threshold)][:limit]
@@ -114,7 +114,7 @@ async def similar(
         model=generation.model,
         threshold=threshold,
         results=hits,
-        reason=None if hits else _why_nothing(answer, request, "vector"),
+        reason=None if hits else await _why_nothing(store, answer, request, "vector"),
         explanation=_explanation(answer, "vector", clock),
     )
 
@@ -154,27 +154,34 @@ async def _by_meaning(
     mode: SearchMode,
     clock: _Clock,
 ) -> _Answer:
-    attempt = 1
-    while True:
-        generation = await current()
+    async def ask(generation: Generation) -> tuple[list[SearchHit], Found]:
         # Loading the client takes longer than many a service does to answer: it counts as this program's time.
         embedder = build_embedder(generation)
         started = time.perf_counter()
         vector = await _embedded(store, embedder, request.query)
         embedded = time.perf_counter()
-        try:
-            if mode == "hybrid":
-                hits, found = await hybrid(store, generation, vector, request.query, request.where, request.limit)
-            else:
-                found = await store.find(generation, vector, request.where, request.limit)
-                hits = found.hits
-        except GenerationMovedError:
-            attempt += 1
-            if attempt > ATTEMPTS:
-                raise
-            continue
+        if mode == "hybrid":
+            hits, found = await hybrid(store, generation, vector, request.query, request.where, request.limit)
+        else:
+            found = await store.find(generation, vector, request.where, request.limit)
+            hits = found.hits
         clock.embedding, clock.database = embedded - started, time.perf_counter() - embedded
-        return _Answer(hits, generation, found)
+        return hits, found
+
+    generation, (hits, found) = await _of_one_generation(current, ask)
+    return _Answer(hits, generation, found)
+
+
+async def _of_one_generation(
+    current: Callable[[], Awaitable[Generation]], ask: Callable[[Generation], Awaitable[Result]]
+) -> tuple[Generation, Result]:
+    """Ask again when a swap of the generations has come between the question and its answer."""
+    for _ in range(ATTEMPTS - 1):
+        generation = await current()
+        with suppress(GenerationMovedError):
+            return generation, await ask(generation)
+    generation = await current()
+    return generation, await ask(generation)
 
 
 async def hybrid(
@@ -202,8 +209,13 @@ def _passes(hit: SearchHit, threshold: float | None) -> bool:
     return threshold is None or (hit.similarity is not None and hit.similarity >= threshold)
 
 
-def _why_nothing(answer: _Answer, request: SearchRequest, mode: SearchMode) -> str:
+async def _why_nothing(store: SearchStore, answer: _Answer, request: SearchRequest, mode: SearchMode) -> str:
     where = request.where
+    if where.category is not None:
+        known = await store.categories(include_inactive=where.include_inactive)
+        if where.category not in known:
+            active = "" if where.include_inactive else "active "
+            return f"no {active}tool has category {where.category!r}{_meant(where.category, known)}"
     filters = [f"category {where.category!r}"] if where.category is not None else []
     filters += [f"tag {tag!r}" for tag in where.tags]
     among = f" with {' and '.join(filters)}" if filters else ""
@@ -224,6 +236,14 @@ def _why_nothing(answer: _Answer, request: SearchRequest, mode: SearchMode) -> s
     return (
         "no active tool has an embedding: `toolbox list` shows the tools, `toolbox status` how many have an embedding"
     )
+
+
+def _meant(category: str, known: list[str]) -> str:
+    """What may have been meant by a category that is not there, as the rest of a sentence."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(category.casefold(), known, n=1)
+    return f"; there is {close[0]!r}" if close else "; `toolbox list` shows the tools with theirs"
 
 
 def _explanation(answer: _Answer, mode: str, clock: _Clock) -> Explanation:

@@ -119,7 +119,9 @@ def create_export_file(path: str | Path) -> Iterator[BinaryIO]:
         written = target if direct else target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
         opened = open(written, "wb")  # noqa: SIM115 - the time of opening has errors of its own
     except (OSError, ValueError) as exc:
-        raise InvalidUsageError(f"{path} cannot be written: {exc}", hint="Check the folder and its rights.") from exc
+        # An OSError's own words name the file that is written first, which nobody has asked for.
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidUsageError(f"{path} cannot be written: {why}", hint="Check the folder and its rights.") from exc
     try:
         with opened:
             yield opened

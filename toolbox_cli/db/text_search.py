@@ -62,6 +62,12 @@ class PostgresTextSearch:
             cursor = await self._connection.execute(query("text_search", "coverage", **parts), parameters)
             return {tool_id: float(coverage) for tool_id, coverage, _ in await cursor.fetchall()}
 
+    async def categories(self, *, include_inactive: bool) -> list[str]:
+        with database_errors():
+            async with self._connection.cursor(row_factory=scalar_row) as cursor:
+                await cursor.execute(query("text_search", "categories"), {"include_inactive": include_inactive})
+                return await cursor.fetchall()
+
     async def active_names(self, names: Iterable[str]) -> set[str]:
         with database_errors():
             async with self._connection.cursor(row_factory=scalar_row) as cursor:

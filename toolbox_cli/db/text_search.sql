@@ -59,3 +59,7 @@ WHERE t.id = ANY (%(ids)s::bigint[])
 -- name: active_names --
 -- Which of these names are active tools.
 SELECT name::text FROM tools WHERE is_active AND name = ANY (%(names)s::text[]);
+
+-- name: categories --
+-- The categories of active tools, or of all.
+SELECT DISTINCT category::text FROM tools WHERE is_active OR %(include_inactive)s ORDER BY 1;

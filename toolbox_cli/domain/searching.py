@@ -54,6 +54,8 @@ class SearchStore(Protocol):
         those of ``also`` that have any. ``alone``: there is no other way to find them.
         """
 
+    async def categories(self, *, include_inactive: bool) -> list[str]: ...
+
     async def active_names(self, names: Iterable[str]) -> set[str]:
         """Those of the names that are active tools."""
 

@@ -73,10 +73,10 @@ async def _find_by_own_text(
 ) -> None:
     samples = await inspector.sample(generation, 1)
     if not samples:
-        verification.add("search", CheckStatus.WARN, "there is no fresh vector to look for yet", "toolbox reindex")
+        verification.add("search", CheckStatus.SKIP, "there is no fresh vector to look for yet")
         return
     sample = samples[0]
-    text = truncated(sample.text, limit) if limit else sample.text
+    text = truncated(sample.text, limit)
     try:
         vector = (await embedder.embed_documents([text]))[0]
     except InputRefusedError as exc:

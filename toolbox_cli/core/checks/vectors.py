@@ -34,6 +34,7 @@ TOO_MANY_EQUAL = 0.2
 #: So many of those that seem wrong are first asked for alone: a service that mixes up its answers shows with these.
 ASKED_ALONE = 4
 MIXED_UP = "the service mixes up the answers of a batch"
+NO_VECTOR = "there is no vector yet"
 REINDEX, REINDEX_ALL = "toolbox reindex", "toolbox reindex --all"
 MEND_REFUSED = "toolbox reindex, which lists what is refused: shorten those texts, or toolbox deactivate NAME"
 REINDEX_ONE_BY_ONE = f"{REINDEX_ALL} --batch-size 1"
@@ -46,8 +47,14 @@ async def check_coverage(verification: Verification, inspector: Inspector, gener
         detail += f"; {census.failed} were refused by the service"
     if stamps := await inspector.stamps_alone(generation):
         detail += f"; {stamps} have a fingerprint and no vector under it"
-    remedy = REINDEX if census.missing else MEND_REFUSED
-    verification.require("coverage", not (census.missing or census.failed), detail, remedy)
+    if census.active:
+        remedy = REINDEX if census.missing else MEND_REFUSED
+        verification.require("coverage", not (census.missing or census.failed), detail, remedy)
+    else:
+        verification.add("coverage", CheckStatus.WARN, "there is no active tool", "toolbox import FILE")
+    if census.missing + census.failed == census.active:
+        verification.add("fingerprints", CheckStatus.SKIP, NO_VECTOR)
+        return
     detail = f"{census.fresh} of {census.active} vectors were made from the present text by the present model"
     if census.stale:
         detail += f"; {census.stale} stale"
@@ -59,6 +66,10 @@ async def check_coverage(verification: Verification, inspector: Inspector, gener
 async def check_vectors(verification: Verification, inspector: Inspector, generation: Generation) -> list[int]:
     """Returns the ids of tools whose vectors are to be looked at more closely."""
     faults = await inspector.vector_faults(generation)
+    if not faults.looked_at:
+        for name in ("vectors", "lengths", "duplicates", "outliers"):
+            verification.add(name, CheckStatus.SKIP, NO_VECTOR)
+        return []
     detail = f"{faults.looked_at} looked at: {faults.zero} of length zero, {faults.non_finite} not finite"
     if faults.examples:
         detail += f": {', '.join(faults.examples)}"
@@ -128,7 +139,7 @@ async def check_drift(
         verification.add("drift", CheckStatus.SKIP, "there is no fresh vector to make again yet")
         return
     # In another order than reindex sends them in: a service that mixes up a batch would mix the same one up alike.
-    stored = [tool.model_copy(update={"text": truncated(tool.text, limit)}) if limit else tool for tool in stored]
+    stored = [tool.model_copy(update={"text": truncated(tool.text, limit)}) for tool in stored]
     stored.sort(key=lambda tool: hashlib.sha256(tool.name.encode()).digest())
     similarities = await _made_again(embedder, stored)
     if not similarities:
