@@ -185,7 +185,7 @@ async def test_another_model_while_marks_are_missing(registry_database: str) -> 
 
 
 async def test_another_dimension_again_and_again(registry_database: str) -> None:
-    for dimension in (16, 4, 16):
+    for dimension in (16, 4, 32):
         await migrate(registry_database, target(dimension))
         assert column_type(registry_database) == f"vector({dimension})"
         assert roles(registry_database)["current"] == ("test-model", dimension)

@@ -6,11 +6,15 @@ import threading
 import time
 
 import psycopg
-from support.cli import Service, Toolbox, finish, registry, service, start, toolbox
-from support.registries import value
-from support.reindexing import FRESH, add_tools, reindexed
+import pytest
+from support.cli import Service, Toolbox, finish, registry, run_process, service, start, toolbox
+from support.registries import execute, value
+from support.reindexing import FRESH, add_tools, reindexed, stored_right
 
+from toolbox_cli.db.ranges import MOST_MARKS, PRESENT, PostgresRanges
 from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
+from toolbox_cli.domain.models import Role
+from toolbox_cli.domain.reindexing import RANGE_SIZE, Selection
 
 __all__ = ["registry", "service", "toolbox"]
 
@@ -51,6 +55,71 @@ def test_a_killed_workers_range_is_taken_over_at_once(registry: str, service: Se
     assert reindexed(finish(second))["embedded"] == 300
     assert time.monotonic() - killed < 15
     assert value(registry, FRESH) == 300
+
+
+@pytest.fixture
+def spread(toolbox: Toolbox, registry: str, service: Service) -> str:
+    """A registry whose 400 embedded tools lie in 50 ranges of ids."""
+    add_tools(registry, 400)
+    execute(registry, f"UPDATE tools SET id = id * {RANGE_SIZE // 8} + 100000")
+    toolbox("reindex").ok()
+    return registry
+
+
+def test_two_workers_that_make_everything_anew_share_it(spread: str, service: Service) -> None:
+    service.behaviour.latency = 0.02
+    before = service.stats.embedded
+    command = ("reindex", "--all", "--concurrency", "2", "--batch-size", "8", "--json")
+    both = [start(*command) for _ in range(2)]
+    shares = [reindexed(finish(process, timeout=90))["embedded"] for process in both]
+    assert sum(shares) == service.stats.embedded - before == 400
+    assert min(shares) > 0
+    # What the two knew of each other is gone: asked again, it is done again.
+    assert reindexed(run_process(*command))["embedded"] == 400
+
+
+def test_what_a_killed_worker_had_begun_to_make_anew_is_made_anew(spread: str, service: Service) -> None:
+    """Its tools look fresh, done or not."""
+    execute(spread, "UPDATE tools SET embedding = '[1,0,0,0,0,0,0,0]'")
+    service.behaviour.latency = 0.02
+    before = service.stats.embedded
+    command = ("reindex", "--all", "--concurrency", "2", "--batch-size", "4")
+    killed, other = start(*command), start(*command)
+    while service.stats.embedded < before + 120:
+        time.sleep(0.005)
+    killed.kill()
+    finish(killed)
+    assert finish(other, timeout=90).code == 0
+    stored_right(spread)
+
+
+async def test_marks_are_for_those_who_were_asked_for_the_same(registry: str) -> None:
+    everything, one_category = Selection(everything=True), Selection(everything=True, category="test")
+    async with (
+        await psycopg.AsyncConnection.connect(registry, autocommit=True) as one,
+        await psycopg.AsyncConnection.connect(registry, autocommit=True) as two,
+    ):
+        mine = PostgresRanges(one, Role.CURRENT, everything)
+        await mine.join()
+        for number in range(MOST_MARKS + 3):
+            assert await mine.claim(number)
+            await mine.mark(number)
+            await mine.release(number)
+        yours = PostgresRanges(two, Role.CURRENT, everything)
+        # The oldest had to make room.
+        assert await yours.marked() == {*range(3, MOST_MARKS + 3), PRESENT}
+        for others in (PostgresRanges(two, Role.CURRENT, one_category), PostgresRanges(two, Role.BUILDING, everything)):
+            assert await others.marked() == set()
+        assert not await yours.others()
+        assert await mine.claim(7)
+        assert await yours.others()
+        assert not await yours.claim(7)
+        await mine.release(7)
+        assert not await yours.others()
+        await mine.leave()
+        assert await yours.marked() == set()
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        assert value(registry, locks) == 0
 
 
 async def test_only_the_last_worker_is_alone(registry: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from toolbox_cli.core.batches import LongTexts, batches, truncated
+from toolbox_cli.core.claims import POLL, Claims
 from toolbox_cli.core.pace import Pace
 from toolbox_cli.domain.errors import (
     EmbeddingServiceError,
@@ -73,6 +74,8 @@ class _Range:
 
     number: int
     open_tools: int = 0
+    #: Whether it was read to its end, and no limit came before.
+    whole: bool = False
     released: bool = False
 
 
@@ -105,7 +108,6 @@ class Pipeline:
         self._store = store
         self._embedder = embedder
         self._generation = generation
-        self._selection = selection
         self._options = options
         self._progress = progress
         self._stop = stop
@@ -116,6 +118,7 @@ class Pipeline:
         self._answers: asyncio.Queue[_Answer | None] = asyncio.Queue(2 * options.concurrency)
         # psycopg runs one statement at a time on a session: claims, writes and releases take turns.
         self._writing = asyncio.Lock()
+        self._claims = Claims(store.ranges(generation, selection), selection, self._writing)
         self._under_way: set[asyncio.Task[None]] = set()
         self._last_answer: float | None = None
         self._slowest_answer = 0.0
@@ -131,7 +134,15 @@ class Pipeline:
         Raises EmbeddingServiceError when the service cannot be used, DatabaseError when the database cannot;
         whatever was answered before is stored.
         """
-        ranges = [part.range for part in scope.ranges if part.pending]
+        try:
+            await self._claims.begin()
+            await self._work([part.range for part in scope.ranges if part.pending])
+            if not self._exhausted():
+                await self._claims.let_others_look(self._stop)
+        finally:
+            await self._claims.end()
+
+    async def _work(self, ranges: Sequence[int]) -> None:
         writer = asyncio.create_task(self._write())
         producer = asyncio.create_task(self._produce(ranges))
         stopped = asyncio.create_task(self._stop.wait())
@@ -187,23 +198,19 @@ class Pipeline:
     async def _read(self, ranges: Sequence[int]) -> None:
         """Claim ranges until none is left; those of other live workers are looked at again until they are free."""
         waiting = list(ranges)
-        selection = self._selection
         while waiting and not self._exhausted():
             held_by_others: list[int] = []
             for number in waiting:
                 if self._exhausted():
                     break
-                async with self._writing:
-                    claimed = await self._store.claim(self._generation, number)
-                if claimed:
+                selection = await self._claims.take(number)
+                if selection is not None:
                     await self._read_range(_Range(number), selection)
                 else:
                     held_by_others.append(number)
             waiting = held_by_others
-            # What another worker has done meanwhile is fresh, and must not be paid for twice.
-            selection = self._selection.model_copy(update={"everything": False})
             if waiting:
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(POLL)
         await self._batches.put(None)
 
     async def _read_range(self, claimed: _Range, selection: Selection) -> None:
@@ -218,6 +225,7 @@ class Pipeline:
                     break
                 page = page._replace(after=tools[-1].id)
         claimed.open_tools -= 1
+        claimed.whole = not self._exhausted()
         await self._answers.put((claimed, [], None))
 
     async def _queue(self, claimed: _Range, tools: list[PendingTool]) -> None:
@@ -387,4 +395,4 @@ class Pipeline:
             claimed.open_tools -= len(tools)
             if claimed.open_tools == 0 and not claimed.released:
                 claimed.released = True
-                await self._store.release(self._generation, claimed.number)
+                await self._claims.give_back(claimed.number, whole=claimed.whole)

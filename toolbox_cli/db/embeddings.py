@@ -12,8 +12,8 @@ from psycopg.rows import class_row, dict_row, scalar_row
 from toolbox_cli.db.faults import database_errors
 from toolbox_cli.db.index_builds import is_complete, plan_index, rebuild_index
 from toolbox_cli.db.indexes import drop_index, index_fault
-from toolbox_cli.db.locks import LOCK_SPACE
 from toolbox_cli.db.queries import always, query
+from toolbox_cli.db.ranges import PostgresRanges
 from toolbox_cli.db.state import RegistryState, read_state
 from toolbox_cli.db.vectors import FingerprintArray, IdArray, VectorArray, register_arrays
 from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 DEADLOCK_RETRIES = 3
 #: Texts a request where a probe has found that a service takes many: 128 carried twice what 64 did, more carried less.
 MOST_IN_A_REQUEST = 128
-#: Further lock spaces, one per live role, with one key per range of ids ("tooR", "tooS", "tooT").
-RANGE_SPACES = {role: LOCK_SPACE - 0x6C + 0x52 + place for place, role in enumerate(Role)}
 
 
 class PostgresEmbeddingStore:
@@ -179,17 +177,9 @@ class PostgresEmbeddingStore:
                 await cursor.execute(query("embeddings", "pending", **columns_of(generation)), parameters)
                 return await cursor.fetchall()
 
-    async def claim(self, generation: Generation, number: int) -> bool:
-        """Take a range of ids for this worker; False when another live worker has it."""
-        parameters = {"space": RANGE_SPACES[generation.role], "range": number}
-        with database_errors():
-            row = await (await self._writer.execute(query("embeddings", "try_range"), parameters)).fetchone()
-        return bool(row and row[0])
-
-    async def release(self, generation: Generation, number: int) -> None:
-        parameters = {"space": RANGE_SPACES[generation.role], "range": number}
-        with database_errors():
-            await self._writer.execute(query("embeddings", "release_range"), parameters)
+    def ranges(self, generation: Generation, selection: Selection) -> PostgresRanges:
+        """The claims of a pass."""
+        return PostgresRanges(self._writer, generation.role, selection)
 
     async def write(self, generation: Generation, tools: Sequence[PendingTool], chunks: Sequence[Vectors]) -> int:
         """Store vectors, chunks of float32 (n, dimension) in the order of the tools; returns how many were stored.

@@ -119,14 +119,6 @@ SET error = excluded.error, fingerprint = excluded.fingerprint, failed_at = now(
 -- The type numbers that binary parameters need: pgvector's are different in every database.
 SELECT 'vector'::regtype::oid::int AS vector, 'vector[]'::regtype::oid::int AS vectors;
 
--- name: try_range --
--- Claim a range of ids for this session.
-SELECT pg_try_advisory_lock(%(space)s::int, %(range)s::int);
-
--- name: release_range --
--- Give a range back.
-SELECT pg_advisory_unlock(%(space)s::int, %(range)s::int);
-
 -- name: resolve_tools --
 -- Ids for what an operator typed: an id or a name.
 SELECT wanted, (SELECT t.id FROM tools t WHERE t.name = wanted OR t.id::text = wanted

@@ -14,6 +14,12 @@ SELECT pg_advisory_unlock(%(space)s::int, %(key)s::int);
 -- Give the shared lock back.
 SELECT pg_advisory_unlock_shared(%(space)s::int, %(key)s::int);
 
+-- name: unlock_space --
+-- Give all shared locks of a space back.
+SELECT pg_advisory_unlock_shared(classid::bigint::bit(32)::int, objid::bigint::bit(32)::int) FROM pg_locks
+WHERE locktype = 'advisory' AND mode = 'ShareLock' AND pid = pg_backend_pid() AND classid = %(space)s::int::oid
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
+
 -- name: lock_holder --
 -- Who holds the registry's lock: server process, the name it gave itself, and since when it is connected.
 SELECT l.pid, a.application_name, a.backend_start AT TIME ZONE 'UTC'
@@ -55,6 +61,21 @@ WHERE l.locktype = 'advisory' AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND l.classid = %(space)s::int::oid AND l.objid = %(key)s::int::oid
 ORDER BY a.backend_start;
+
+-- name: keys_of_others --
+-- The keys that other sessions have locked in a space.
+SELECT DISTINCT l.objid::bigint::int FROM pg_locks l
+WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.classid = %(space)s::int::oid;
+
+-- name: others_with_ranges --
+-- Whether another session that makes everything anew holds a range of ids.
+SELECT EXISTS (
+    SELECT FROM pg_locks l JOIN pg_locks m USING (pid, database, locktype)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.classid = %(space)s::int::oid AND m.classid = %(marks)s::int::oid AND m.objid = %(present)s::int::oid);
 
 -- name: server_process --
 -- Which server process answers this session now; through a pooler it may be another one each time.

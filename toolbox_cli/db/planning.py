@@ -111,8 +111,7 @@ def plan_rollback(state: RegistryState, to: str | None) -> Planned:
     files = load_migrations()
     numbers = ["zero", *(file.number for file in files)]
     if to not in numbers:
-        # To the last one nothing would be undone.
-        raise InvalidUsageError(f"--to is {to!r}, expected one of {', '.join(numbers[:-1])}")
+        raise InvalidUsageError(f"--to is {to!r}, expected one of {', '.join(numbers)}")
     steps: list[Step] = []
     simulated = state
     for file in reversed(files[numbers.index(to) :]):

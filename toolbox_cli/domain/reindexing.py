@@ -96,6 +96,30 @@ class Learned(Frozen):
     max_tokens: int | None = None
 
 
+class Ranges(Protocol):
+    """Ranges of ids among live workers: claims, and marks for those that were asked to make the same things anew."""
+
+    async def claim(self, number: int) -> bool:
+        """Take a range for this worker; False when another live worker has it."""
+
+    async def release(self, number: int) -> None: ...
+
+    async def join(self) -> None:
+        """Let the others know that this worker makes everything anew."""
+
+    async def mark(self, number: int) -> None:
+        """Let the others know that everything in a range was made anew; the caller holds it."""
+
+    async def marked(self) -> set[int]:
+        """What others have marked."""
+
+    async def others(self) -> bool:
+        """Whether others that have joined hold ranges now."""
+
+    async def leave(self) -> None:
+        """Take the marks away."""
+
+
 class EmbeddingStore(Protocol):
     """Where vectors are kept; see ``db.embeddings`` for what each promise rests on."""
 
@@ -127,9 +151,7 @@ class EmbeddingStore(Protocol):
 
     async def pending(self, generation: Generation, selection: Selection, page: Page) -> list[PendingTool]: ...
 
-    async def claim(self, generation: Generation, number: int) -> bool: ...
-
-    async def release(self, generation: Generation, number: int) -> None: ...
+    def ranges(self, generation: Generation, selection: Selection) -> Ranges: ...
 
     async def write(self, generation: Generation, tools: Sequence[PendingTool], chunks: Sequence[Vectors]) -> int: ...
 
