@@ -21,6 +21,7 @@ from support.registries import (
 
 from toolbox_cli.core.generation import Consent
 from toolbox_cli.domain.errors import LockBusyError
+from toolbox_cli.domain.ports import SilentProgress
 
 
 async def test_table_locked_by_another_session(registry_database: str) -> None:
@@ -41,7 +42,7 @@ async def test_table_locked_by_another_session(registry_database: str) -> None:
 
 async def test_two_operators(registry_database: str) -> None:
     before = catalogue_of(registry_database)
-    async with opened(registry_database) as first, first.exclusive_lock():
+    async with opened(registry_database) as first, first.exclusive_lock(SilentProgress()):
         with pytest.raises(LockBusyError) as caught:
             await migrate(registry_database, target(16), wait_timeout=0.3)
         assert f"server process {first.connection.info.backend_pid}" in caught.value.message
@@ -52,7 +53,7 @@ async def test_two_operators(registry_database: str) -> None:
 
 async def test_lock_of_a_killed_operator_is_free(registry_database: str) -> None:
     async with opened(registry_database) as first:
-        async with first.exclusive_lock():
+        async with first.exclusive_lock(SilentProgress()):
             execute(registry_database, "SELECT pg_terminate_backend(%s)", [first.connection.info.backend_pid])
             with pytest.raises(psycopg.OperationalError):
                 await first.connection.execute("SELECT 1")

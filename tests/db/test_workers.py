@@ -14,6 +14,7 @@ from support.reindexing import FRESH, add_tools, reindexed, stored_right
 from toolbox_cli.db.ranges import MOST_MARKS, PRESENT, PostgresRanges
 from toolbox_cli.db.workers import as_last_worker, as_worker, check_session
 from toolbox_cli.domain.models import Role
+from toolbox_cli.domain.ports import SilentProgress
 from toolbox_cli.domain.reindexing import RANGE_SIZE, Selection
 
 __all__ = ["registry", "service", "toolbox"]
@@ -127,8 +128,8 @@ async def test_only_the_last_worker_is_alone(registry: str) -> None:
         await psycopg.AsyncConnection.connect(registry, autocommit=True) as one,
         await psycopg.AsyncConnection.connect(registry, autocommit=True) as two,
     ):
-        async with as_worker(one, 1):
-            async with as_worker(two, 1):
+        async with as_worker(one, 1, SilentProgress()):
+            async with as_worker(two, 1, SilentProgress()):
                 pass
             async with as_last_worker(two) as alone:
                 assert not alone

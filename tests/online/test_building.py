@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from support.cli import Service, Toolbox, finish, start
+from support.cli import Service, Toolbox, finish, said, start
 from support.registries import (
     applied,
     catalogue_of,
@@ -311,8 +311,11 @@ def test_a_swap_waits_for_a_reindex_and_never_changes_the_column_under_it(
     assert new_service.arrived.wait(20)
     refused = toolbox("rollback", "--yes", TOOLBOX_WAIT_TIMEOUT="0.3").refused(5, "toolbox reindex")
     assert "another toolbox command is at work" in refused.err
+    waiting = start("migrate", "--index", "none")
+    assert "toolbox reindex" in said(waiting, "note: waiting for another toolbox command: ")
     new_service.hold.set()
     assert finish(filling).code == 0
+    assert finish(waiting).code == 0
     assert value(registry, "SELECT count(embedding_next) FROM tools") == 40
 
 

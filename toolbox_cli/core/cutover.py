@@ -69,7 +69,7 @@ async def cutover(work: Workshop, options: CutoverOptions, consent: Consent) -> 
     if options.dry_run or (refused and not consent.force):
         return _report(work, change, checks)
     check_consent(change.outline, consent)
-    async with work.registry.exclusive_lock():
+    async with work.registry.exclusive_lock(work.progress):
         # The answer may have taken hours, and another operator may have been faster.
         planned = await work.registry.plan_cutover()
         if planned.already_done:

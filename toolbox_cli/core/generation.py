@@ -61,7 +61,7 @@ async def _carry_out(
     check_consent(agreed, consent)
     if backup is not None:
         await backup()
-    async with store.exclusive_lock():
+    async with store.exclusive_lock(progress):
         # The answer may have taken hours, and another operator may have been faster.
         planned = await plan()
         if not same_agreement(agreed, planned.outline):

@@ -133,7 +133,7 @@ async def reindex(
     runs: list[Run] = []
     stopped_by: ToolboxError | None = None
     # Which generation has which column is settled here, and stays so while this lock is held.
-    async with store.as_worker():
+    async with store.as_worker(progress):
         chosen = _chosen(await store.generations(), roles)
         main = _main(chosen)
         left = options.limit

@@ -59,9 +59,9 @@ class PostgresEmbeddingStore:
         """Raise StateError for a pooler in transaction mode: it would lose the locks between two statements."""
         await check_session(self._reader, self._writer)
 
-    def as_worker(self) -> AbstractAsyncContextManager[None]:
+    def as_worker(self, progress: Progress) -> AbstractAsyncContextManager[None]:
         """Be counted as a live worker, and keep schema and generations as they are while vectors are written."""
-        return as_worker(self._writer, self._wait_timeout)
+        return as_worker(self._writer, self._wait_timeout, progress)
 
     async def generations(self) -> Mapping[Role, Generation]:
         """The live generations; StateError for a database that has no registry with a record of them."""

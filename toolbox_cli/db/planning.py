@@ -213,7 +213,10 @@ def _plan_step_back(state: RegistryState) -> Planned:
                 f" back, from {_named(current)} to {_named(previous)}",
             )
     elif building is not None:
-        note = "already rolled back: the newer embeddings are set aside (`toolbox prune` drops them)"
+        note = (
+            "already rolled back: the newer embeddings are set aside (`toolbox migrate` to them brings them back,"
+            " `toolbox prune` drops them)"
+        )
         return Planned(_tidied(state, [Step("nothing", Plan((), state, notes=(note,)))]))
     elif state.abandoned_at is not None:
         note = "already rolled back: the generation that was being built has been abandoned"

@@ -16,6 +16,7 @@ from toolbox_cli.db.state import RegistryState, read_state
 from toolbox_cli.db.workers import check_session
 from toolbox_cli.domain.errors import DatabaseError
 from toolbox_cli.domain.models import Generation, Role, ServerInfo, Target
+from toolbox_cli.domain.ports import Progress
 
 #: pgvector that has every type and operator class we use: halfvec, bit and binary_quantize came with 0.7.0.
 MINIMUM_PGVECTOR = (0, 7)
@@ -42,7 +43,7 @@ class Registry:
         self._embedded = embedded
 
     @asynccontextmanager
-    async def exclusive_lock(self) -> AsyncIterator[None]:
+    async def exclusive_lock(self, progress: Progress) -> AsyncIterator[None]:
         """No other command changes or fills the registry meanwhile.
 
         Raises LockBusyError naming who is at work, StateError for a pooler that would lose the lock between two
@@ -52,7 +53,7 @@ class Registry:
             second = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
         async with second:
             await check_session(self.connection, second)
-        async with registry_lock(self.connection, wait_seconds=self.wait_timeout):
+        async with registry_lock(self.connection, wait_seconds=self.wait_timeout, progress=progress):
             yield
 
     async def state(self, *, count: bool = False) -> RegistryState:

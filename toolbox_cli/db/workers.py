@@ -14,16 +14,20 @@ from toolbox_cli.domain.errors import LockBusyError, StateError
 if TYPE_CHECKING:
     import psycopg
 
+    from toolbox_cli.domain.ports import Progress
+
 
 @asynccontextmanager
-async def as_worker(connection: psycopg.AsyncConnection, wait_seconds: float) -> AsyncIterator[None]:
+async def as_worker(
+    connection: psycopg.AsyncConnection, wait_seconds: float, progress: Progress
+) -> AsyncIterator[None]:
     """Keep schema and generations as they are, and be counted as a live worker, as long as this session lives.
 
     Waits for a worker of an earlier run that is building the index; raises LockBusyError after ``wait_seconds``.
     """
     async with (
-        registry_lock(connection, wait_seconds=wait_seconds, shared=True),
-        registry_lock(connection, wait_seconds=wait_seconds, shared=True, key=WORKER_LOCK),
+        registry_lock(connection, wait_seconds=wait_seconds, progress=progress, shared=True),
+        registry_lock(connection, wait_seconds=wait_seconds, progress=progress, shared=True, key=WORKER_LOCK),
     ):
         yield
 

@@ -137,7 +137,7 @@ class CutoverChange(Protocol):
 class SchemaStore(Protocol):
     """Plans changes from the registry as it is found; see ``db.registry``."""
 
-    def exclusive_lock(self) -> AbstractAsyncContextManager[None]: ...
+    def exclusive_lock(self, progress: Progress) -> AbstractAsyncContextManager[None]: ...
 
     async def generation(self) -> Generation | None:
         """The one that search reads; None where the registry has no record of one."""
