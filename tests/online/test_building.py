@@ -193,6 +193,25 @@ def test_going_back_to_the_former_model_online_builds_on_what_is_there(
     toolbox("cutover").ok()
 
 
+def test_a_former_generation_that_is_built_again_is_given_up_without_a_loss(
+    toolbox: Toolbox, registry: str, old_service: Service, new_service: Service
+) -> None:
+    add_tools(registry, 5)
+    for command in (("reindex",), online(new_service), ("reindex",), ("cutover",)):
+        toolbox(*command).ok()
+    old, begin = vectors(registry, "embedding_previous"), online(old_service, model="test-model", dimension=8)
+    toolbox(*begin).ok()
+    given_up = toolbox("rollback").ok().out
+    assert "its vectors stay" in given_up
+    assert "already rolled back" in toolbox("rollback").ok().out
+    assert "already rolled back" in toolbox("rollback", "--yes").ok().out
+    assert vectors(registry, "embedding_next") == old
+    assert toolbox("status", "--json").ok().json["generations"]["building"]["rolled_back"]
+    toolbox(*begin).ok()
+    toolbox("cutover").ok()
+    assert vectors(registry) == old
+
+
 def test_what_a_cutover_would_drop_is_said_when_it_begins(
     toolbox: Toolbox, registry: str, old_service: Service, new_service: Service
 ) -> None:

@@ -200,7 +200,10 @@ def _plan_step_back(state: RegistryState) -> Planned:
     current = state.require_generation(Role.CURRENT)
     building, previous = state.generations.get(Role.BUILDING), state.generations.get(Role.PREVIOUS)
     questions: tuple[str, ...] = ()
-    if building is not None and building.rolled_back_at is None:
+    if building is not None and building.rolled_back_at is None and building.activated_at is not None:
+        # Search has read it before, and what it was taken up from is gone: it is kept, as it was then.
+        step = Step("set the generation being built aside again", plans.set_aside(state, building))
+    elif building is not None and building.rolled_back_at is None:
         plan = plans.drop_role(state, Role.BUILDING, "the generation being built is abandoned")
         step = Step("abandon the generation being built", plan)
     elif previous is not None:
@@ -214,7 +217,7 @@ def _plan_step_back(state: RegistryState) -> Planned:
             )
     elif building is not None:
         note = (
-            "already rolled back: the newer embeddings are set aside (`toolbox migrate` to them brings them back,"
+            "already rolled back: the other embeddings are set aside (`toolbox migrate` to them brings them back,"
             " `toolbox prune` drops them)"
         )
         return Planned(_tidied(state, [Step("nothing", Plan((), state, notes=(note,)))]))

@@ -95,6 +95,13 @@ def swap_back(state: RegistryState) -> Plan:
     return draft.plan(vectors=moved, losses=losses)
 
 
+def set_aside(state: RegistryState, building: Generation) -> Plan:
+    """Build a generation no further, and keep its vectors."""
+    statement = sql.SQL("UPDATE embedding_generations SET rolled_back_at = now() WHERE id = {}")
+    purpose = "its vectors stay: migrate to it again, or drop it with `toolbox prune`"
+    return Plan((Statement(statement.format(sql.Literal(building.id)), purpose),), state)
+
+
 def bring_forward(state: RegistryState) -> Plan:
     """Make the building generation current; what was current becomes the previous one."""
     draft = Draft(state)
