@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 
@@ -67,11 +68,24 @@ def spread(toolbox: Toolbox, registry: str, service: Service) -> str:
     return registry
 
 
-def test_two_workers_that_make_everything_anew_share_it(spread: str, service: Service) -> None:
+def start_two(registry: str, service: Service, *command: str) -> list[subprocess.Popen[str]]:
+    """Both are at work before either is answered."""
     service.behaviour.latency = 0.02
+    service.hold = threading.Event()
+    both = [start(*command) for _ in range(2)]
+    joined = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {PRESENT}"
+    deadline = time.monotonic() + 60
+    while value(registry, joined) != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    service.hold.set()
+    return both
+
+
+def test_two_workers_that_make_everything_anew_share_it(spread: str, service: Service) -> None:
     before = service.stats.embedded
     command = ("reindex", "--all", "--concurrency", "2", "--batch-size", "8", "--json")
-    both = [start(*command) for _ in range(2)]
+    both = start_two(spread, service, *command)
     shares = [reindexed(finish(process, timeout=90))["embedded"] for process in both]
     assert sum(shares) == service.stats.embedded - before == 400
     assert min(shares) > 0
@@ -79,15 +93,32 @@ def test_two_workers_that_make_everything_anew_share_it(spread: str, service: Se
     assert reindexed(run_process(*command))["embedded"] == 400
 
 
+def test_the_last_range_is_not_made_twice_by_whoever_waits_for_it(spread: str, service: Service) -> None:
+    """Who holds it ends as soon as it is done, while the other one looks at it again only now and then."""
+    before, slow = service.stats.embedded, threading.Event()
+    service.on_texts = lambda texts: slow.wait(60) if any("thing 1." in text for text in texts) else None
+    both = start_two(spread, service, "reindex", "--all", "--concurrency", "2", "--batch-size", "8", "--json")
+    deadline = time.monotonic() + 60
+    while service.stats.embedded < before + 392:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # By now the other one has looked at all that was done, and has nothing left but this range to wait for.
+    time.sleep(1)
+    slow.set()
+    assert sum(reindexed(finish(process, timeout=90))["embedded"] for process in both) == 400
+    assert service.stats.embedded == before + 400
+
+
 def test_what_a_killed_worker_had_begun_to_make_anew_is_made_anew(spread: str, service: Service) -> None:
     """Its tools look fresh, done or not."""
     execute(spread, "UPDATE tools SET embedding = '[1,0,0,0,0,0,0,0]'")
-    service.behaviour.latency = 0.02
     before = service.stats.embedded
-    command = ("reindex", "--all", "--concurrency", "2", "--batch-size", "4")
-    killed, other = start(*command), start(*command)
+    killed, other = start_two(spread, service, "reindex", "--all", "--concurrency", "2", "--batch-size", "4")
+    deadline = time.monotonic() + 60
     while service.stats.embedded < before + 120:
+        assert time.monotonic() < deadline
         time.sleep(0.005)
+    assert killed.poll() is None
     killed.kill()
     finish(killed)
     assert finish(other, timeout=90).code == 0
@@ -111,12 +142,13 @@ async def test_marks_are_for_those_who_were_asked_for_the_same(registry: str) ->
         assert await yours.marked() == {*range(3, MOST_MARKS + 3), PRESENT}
         for others in (PostgresRanges(two, Role.CURRENT, one_category), PostgresRanges(two, Role.BUILDING, everything)):
             assert await others.marked() == set()
-        assert not await yours.others()
         assert await mine.claim(7)
-        assert await yours.others()
         assert not await yours.claim(7)
-        await mine.release(7)
+        assert await yours.others()
+        await mine.taken_all()
         assert not await yours.others()
+        assert await yours.marked() == {*range(3, MOST_MARKS + 3)}
+        await mine.release(7)
         await mine.leave()
         assert await yours.marked() == set()
         locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"

@@ -102,10 +102,16 @@ def said(process: subprocess.Popen[str], words: str) -> str:
     """Wait until the process says this on stderr; returns what it has said there so far, which finish leaves out."""
     assert process.stderr is not None
     told = ""
-    for line in process.stderr:
-        told += line
-        if words in line:
-            return told
+    # One that says nothing and does not end would be read for ever.
+    patience = threading.Timer(60, process.kill)
+    patience.start()
+    try:
+        for line in process.stderr:
+            told += line
+            if words in line:
+                return told
+    finally:
+        patience.cancel()
     raise AssertionError(f"it ended without {words!r}: {told}")
 
 

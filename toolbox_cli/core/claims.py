@@ -11,9 +11,10 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from toolbox_cli.domain.errors import ToolboxError
+from toolbox_cli.domain.errors import DatabaseError, ToolboxError
 
 if TYPE_CHECKING:
+    from toolbox_cli.domain.ports import Progress
     from toolbox_cli.domain.reindexing import Ranges, Selection
 
 #: Seconds between two looks at ranges that others hold.
@@ -48,15 +49,27 @@ class Claims:
     async def give_back(self, number: int, *, whole: bool) -> None:
         """``whole``: all of it was done, as far as it was asked for. The caller holds the session."""
         if whole and self._selection.everything:
-            await self._ranges.mark(number)
+            # Without a mark, for which the server may have no room, it may be done again: no reason to end.
+            with suppress(DatabaseError):
+                await self._ranges.mark(number)
         await self._ranges.release(number)
 
-    async def let_others_look(self, stop: asyncio.Event) -> None:
-        """Keep the marks while others may not have seen them: whoever has a range looks when it takes the next."""
+    async def taken_all(self) -> None:
+        """There is no range left that this worker would take."""
+        if self._selection.everything:
+            async with self._session:
+                await self._ranges.taken_all()
+
+    async def let_others_look(self, stop: asyncio.Event, progress: Progress) -> None:
+        """Keep the marks until the others have taken their last range: each looks at the marks when it takes one."""
+        noted = False
         while self._selection.everything and not stop.is_set():
             async with self._session:
                 if not await self._ranges.others():
                     return
+            if not noted:
+                progress.note("what is left is under way in other workers; waiting until they know what was done here")
+                noted = True
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), POLL)
 

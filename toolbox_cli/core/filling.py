@@ -128,6 +128,9 @@ async def fill(
             finally:
                 progress.finish()
                 run.seconds = time.perf_counter() - started
+                await pipeline.leave()
+                # Waiting for others is no work.
+                started = time.perf_counter() - run.seconds
             if stop.is_set():
                 raise _interrupted()
             if pipeline.tally.conflicts == 0:

@@ -93,7 +93,7 @@ class Tally:
 
 
 class Pipeline:
-    """Use once: ``run`` a scope. ``tally`` says what was done, also after an error."""
+    """Use once: ``run`` a scope, then ``leave``. ``tally`` says what was done, also after an error."""
 
     def __init__(
         self,
@@ -119,6 +119,7 @@ class Pipeline:
         # psycopg runs one statement at a time on a session: claims, writes and releases take turns.
         self._writing = asyncio.Lock()
         self._claims = Claims(store.ranges(generation, selection), selection, self._writing)
+        self._ended_well = False
         self._under_way: set[asyncio.Task[None]] = set()
         self._last_answer: float | None = None
         self._slowest_answer = 0.0
@@ -134,17 +135,9 @@ class Pipeline:
         Raises EmbeddingServiceError when the service cannot be used, DatabaseError when the database cannot;
         whatever was answered before is stored.
         """
-        try:
-            await self._claims.begin()
-            await self._work([part.range for part in scope.ranges if part.pending])
-            if not self._exhausted():
-                await self._claims.let_others_look(self._stop)
-        finally:
-            await self._claims.end()
-
-    async def _work(self, ranges: Sequence[int]) -> None:
+        await self._claims.begin()
         writer = asyncio.create_task(self._write())
-        producer = asyncio.create_task(self._produce(ranges))
+        producer = asyncio.create_task(self._produce([part.range for part in scope.ranges if part.pending]))
         stopped = asyncio.create_task(self._stop.wait())
         try:
             # A writer that ends early has failed: nobody would empty the queue any more.
@@ -159,11 +152,18 @@ class Pipeline:
             await self._end_writer(writer)
         if not producer.cancelled():
             producer.result()
+        self._ended_well = not self._exhausted()
+
+    async def leave(self) -> None:
+        """After ``run``, however it ended: keep what other workers have to know of it until they do."""
+        try:
+            if self._ended_well:
+                await self._claims.let_others_look(self._stop, self._progress)
+        finally:
+            await self._claims.end()
 
     async def _end_writer(self, writer: asyncio.Task[None]) -> None:
-        """Let the writer store what it has; a writer that has failed empties no queue, and one that waits for a lock
-        must not keep an interrupted run from ending.
-        """
+        """Let the writer store what it has. One that has failed empties no queue, one that waits must not keep us."""
         end = asyncio.create_task(self._answers.put(None))
         await asyncio.wait({end, writer}, return_when=asyncio.FIRST_COMPLETED, timeout=self._patience())
         await asyncio.wait({writer}, timeout=self._patience())
@@ -211,6 +211,7 @@ class Pipeline:
             waiting = held_by_others
             if waiting:
                 await asyncio.sleep(POLL)
+        await self._claims.taken_all()
         await self._batches.put(None)
 
     async def _read_range(self, claimed: _Range, selection: Selection) -> None:

@@ -69,13 +69,10 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND l.classid = %(space)s::int::oid;
 
--- name: others_with_ranges --
--- Whether another session that makes everything anew holds a range of ids.
-SELECT EXISTS (
-    SELECT FROM pg_locks l JOIN pg_locks m USING (pid, database, locktype)
-    WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_backend_pid()
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND l.classid = %(space)s::int::oid AND m.classid = %(marks)s::int::oid AND m.objid = %(present)s::int::oid);
+-- name: room --
+-- How many locks the server has room for, all sessions together.
+SELECT current_setting('max_locks_per_transaction')::int
+       * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int);
 
 -- name: server_process --
 -- Which server process answers this session now; through a pooler it may be another one each time.

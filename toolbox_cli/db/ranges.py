@@ -10,7 +10,7 @@ from psycopg.rows import scalar_row
 
 from toolbox_cli.db.faults import database_errors
 from toolbox_cli.db.locks import LOCK_SPACE
-from toolbox_cli.db.queries import query
+from toolbox_cli.db.queries import always, query
 from toolbox_cli.domain.models import Role
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 #: Further lock spaces, one per live role, with one key per range of ids ("tooR", "tooS", "tooT").
 RANGE_SPACES = {role: LOCK_SPACE - 0x6C + 0x52 + place for place, role in enumerate(Role)}
-#: The key of a worker that makes everything anew, among its marks: far beyond every range.
+#: The key, among its marks, of a worker that makes everything anew and still takes ranges: far beyond every range.
 PRESENT = 2**31 - 1
-#: How many marks a worker keeps, the oldest go first: by default PostgreSQL has room for 6,400 locks, and whoever is
-#: still at work has long looked at those.
-MOST_MARKS = 500
+#: How many marks a worker keeps, the oldest go first: whoever is still at work has long looked at those. Besides, at
+#: most this part of what the server has room for, which all its sessions share (by default 6,400 locks).
+MOST_MARKS, SHARE_OF_ROOM = 500, 16
 
 
 class PostgresRanges:
@@ -37,6 +37,7 @@ class PostgresRanges:
         digest = hashlib.blake2b(f"{role}:{selection.model_dump_json()}".encode(), digest_size=4).digest()
         self._marks_space = int.from_bytes(digest, signed=True)
         self._marks: deque[int] = deque()
+        self._most = MOST_MARKS
 
     async def claim(self, number: int) -> bool:
         return await self._lock("try_lock_exclusive", self._space, number)
@@ -45,12 +46,15 @@ class PostgresRanges:
         await self._lock("unlock_exclusive", self._space, number)
 
     async def join(self) -> None:
+        with database_errors():
+            room = always(await (await self._writer.execute(query("locks", "room"))).fetchone())[0]
+        self._most = min(MOST_MARKS, room // SHARE_OF_ROOM)
         await self._lock("try_lock_shared", self._marks_space, PRESENT)
 
     async def mark(self, number: int) -> None:
         await self._lock("try_lock_shared", self._marks_space, number)
         self._marks.append(number)
-        if len(self._marks) > MOST_MARKS:
+        if len(self._marks) > self._most:
             await self._lock("unlock_shared", self._marks_space, self._marks.popleft())
 
     async def marked(self) -> set[int]:
@@ -59,12 +63,11 @@ class PostgresRanges:
                 await cursor.execute(query("locks", "keys_of_others"), {"space": self._marks_space})
                 return set(await cursor.fetchall())
 
+    async def taken_all(self) -> None:
+        await self._lock("unlock_shared", self._marks_space, PRESENT)
+
     async def others(self) -> bool:
-        parameters = {"space": self._space, "marks": self._marks_space, "present": PRESENT}
-        with database_errors():
-            async with self._writer.cursor(row_factory=scalar_row) as cursor:
-                await cursor.execute(query("locks", "others_with_ranges"), parameters)
-                return bool(await cursor.fetchone())
+        return PRESENT in await self.marked()
 
     async def leave(self) -> None:
         with database_errors():

@@ -113,8 +113,11 @@ class Ranges(Protocol):
     async def marked(self) -> set[int]:
         """What others have marked."""
 
+    async def taken_all(self) -> None:
+        """Let the others know that this worker takes no more ranges, and so looks at no marks."""
+
     async def others(self) -> bool:
-        """Whether others that have joined hold ranges now."""
+        """Whether others that have joined still take ranges."""
 
     async def leave(self) -> None:
         """Take the marks away."""
