@@ -137,7 +137,7 @@ async def test_bringing_forward_takes_the_new_address_and_index_along(registry_d
 
 
 async def test_migrating_back_to_the_former_generation_takes_its_vectors_up(registry_database: str) -> None:
-    """They are not dropped to be paid for again, and those that go are set aside."""
+    """They are not dropped to be paid for again; the present ones are kept instead."""
     fill(registry_database, 5)
     former = vectors(registry_database)
     await migrate(registry_database, target(16))
@@ -147,15 +147,29 @@ async def test_migrating_back_to_the_former_generation_takes_its_vectors_up(regi
     outline = await migrate(registry_database, moved, consent=Consent())
     assert (outline.losses, outline.retires) == ([], [])
     assert vectors(registry_database) == former
-    assert vectors(registry_database, "embedding_next") == newer
-    assert roles(registry_database) == {"current": ("test-model", 8), "building": ("test-model", 16)}
+    assert vectors(registry_database, "embedding_previous") == newer
+    assert roles(registry_database) == {"current": ("test-model", 8), "previous": ("test-model", 16)}
     address = "SELECT endpoint_url FROM embedding_generations WHERE role = 'current'"
     assert value(registry_database, address) == moved.endpoint_url
     assert indexes(registry_database)["ix_tools_embedding"] == HNSW
     assert (await migrate(registry_database, moved)).empty
+    await rollback(registry_database, consent=Consent())
+    assert vectors(registry_database) == newer
+    assert vectors(registry_database, "embedding_next") == former
+    await rollback(registry_database)
+    await migrate(registry_database, moved, consent=Consent())
     await migrate(registry_database, target(16), consent=Consent())
     assert vectors(registry_database) == newer
     assert vectors(registry_database, "embedding_previous") == former
+    assert indexes(registry_database)["ix_tools_embedding"] == HNSW
+
+
+async def test_a_former_column_that_was_altered_is_not_taken_up(registry_database: str) -> None:
+    fill(registry_database, 2)
+    await migrate(registry_database, target(16))
+    execute(registry_database, "ALTER TABLE tools ALTER embedding_previous TYPE vector(4) USING NULL")
+    await migrate(registry_database, target(8))
+    assert column_type(registry_database) == "vector(8)"
 
 
 async def test_a_column_altered_by_another_hand_goes_aside_for_the_former_generation(registry_database: str) -> None:
@@ -166,8 +180,10 @@ async def test_a_column_altered_by_another_hand_goes_aside_for_the_former_genera
     server_insert(registry_database, "of_4")
     foreign = vectors(registry_database)
     await migrate(registry_database, target(8), consent=Consent())
-    assert (vectors(registry_database), vectors(registry_database, "embedding_next")) == (former, foreign)
-    assert roles(registry_database) == {"current": ("test-model", 8), "building": (None, 4)}
+    assert (vectors(registry_database), vectors(registry_database, "embedding_previous")) == (former, foreign)
+    assert roles(registry_database) == {"current": ("test-model", 8), "previous": (None, 4)}
+    await rollback(registry_database)
+    assert vectors(registry_database) == foreign
 
 
 async def test_another_model_of_the_same_dimension_is_another_generation(registry_database: str) -> None:

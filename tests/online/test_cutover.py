@@ -118,7 +118,7 @@ def test_no_index_no_cutover(toolbox: Toolbox, built: str) -> None:
     refused(toolbox("cutover"), "its operator class is vector_l2_ops")
     assert column_type(built) == "vector(8)"
     forced = toolbox("cutover", "--force").ok().out
-    assert "Next: toolbox verify names what mends this, which was no obstacle: index" in forced
+    assert "Next: toolbox verify looks again at what was no obstacle: index" in forced
     verified = {check["name"]: check for check in toolbox("verify", "--json").json["checks"]}
     assert verified["index"]["remedy"] == "toolbox reindex"
 

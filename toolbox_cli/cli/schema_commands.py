@@ -56,14 +56,14 @@ def migrate(
     """
     from toolbox_cli.cli import consent, render
     from toolbox_cli.core.generation import change
-    from toolbox_cli.core.status import next_while_building
+    from toolbox_cli.core.status import Ahead, ahead_of
     from toolbox_cli.core.target import TargetOptions
 
     wanted = TargetOptions(
         dimension=dimension, model=model, endpoint_url=endpoint_url, index_method=index, api_key_env=api_key_env
     )
 
-    async def action(services: Services) -> tuple[Outline, str | None]:
+    async def action(services: Services) -> tuple[Outline, Ahead | None]:
         registry, target = await services.registry(), await services.target(wanted)
         if online and not sql:
             await services.try_out(target)
@@ -77,14 +77,14 @@ def migrate(
             settings=None if online else services.settings,
             backup=await services.backup(backup),
         )
-        following = await next_while_building(await services.inspector(), services.settings) if online else None
-        return outline, following
+        read = online and not sql and not json
+        return outline, await ahead_of(await services.inspector(), services.settings, target) if read else None
 
-    outline, following = run("migrate", action)
+    outline, ahead = run("migrate", action)
     if sql:
         render.sql(outline, as_json=json)
     else:
-        render.outline(outline, done=not dry_run, as_json=json, while_building=following)
+        render.outline(outline, done=not dry_run, as_json=json, ahead=ahead)
 
 
 def cutover(

@@ -106,9 +106,14 @@ async def _plan_one(store: EmbeddingStore, generation: Generation, options: Rein
 
 
 async def _builds_index(store: EmbeddingStore, generation: Generation, options: ReindexOptions, pending: int) -> bool:
+    if generation.index_method == "none":
+        return False
     if not options.rebuild_index and await store.index_fault(generation) is None:
         return False
     census = await store.census(generation)
+    if generation.index_method == "ivfflat" and not (census.fresh + census.stale + pending):
+        # Its lists are the means of what is there.
+        return False
     left = census.model_copy(update={"missing": max(0, census.missing + census.stale - pending), "stale": 0})
     return generation.role is not Role.BUILDING or loaded(left)
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from toolbox_cli.core.gates import coverage_gate, index_gate, loaded
 from toolbox_cli.core.geometry import threshold_of
 from toolbox_cli.core.service import contradictions
+from toolbox_cli.domain.catalog import canonical_name
 from toolbox_cli.domain.models import Census, CheckStatus, Frozen, Generation, Role
 from toolbox_cli.domain.verification import IndexProgress
 
 if TYPE_CHECKING:
+    from toolbox_cli.domain.models import Target
     from toolbox_cli.domain.settings import Settings
     from toolbox_cli.domain.verification import Inspector, SchemaFacts
 
@@ -99,10 +101,22 @@ async def status(inspector: Inspector, settings: Settings) -> Status:
     )
 
 
-async def next_while_building(inspector: Inspector, settings: Settings) -> str | None:
-    """What ``status`` names as next while a generation is being built; None when none is."""
+class Ahead(Frozen):
+    """What ``status`` names as next while a generation is being built, and how many tools that still has to embed."""
+
+    command: str | None
+    pending: int
+
+
+async def ahead_of(inspector: Inspector, settings: Settings, target: Target) -> Ahead | None:
+    """None when no generation is being built, or not one of this target."""
     found = await status(inspector, settings)
-    return found.next_command if found.blockers is not None else None
+    building, space = found.generations.building, target.space
+    if building is None or found.blockers is None or building.model is None or space.model is None:
+        return None
+    if (canonical_name(building.model), building.dimension) != (canonical_name(space.model), space.dimension):
+        return None
+    return Ahead(command=found.next_command, pending=building.census.missing + building.census.stale)
 
 
 async def _blockers(inspector: Inspector, facts: SchemaFacts, generations: Generations) -> list[str] | None:

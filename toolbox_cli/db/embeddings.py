@@ -108,7 +108,7 @@ class PostgresEmbeddingStore:
             if present is None or present.id != generation.id:
                 return 0.0
             if is_complete(state, generation):
-                if not rebuild:
+                if not rebuild or generation.index_method == "none":
                     return 0.0
                 return await rebuild_index(await self._state(count=True), generation).execute(self._conninfo, progress)
             # Counting reads the whole heap, so it waits until it is known to be needed.

@@ -14,7 +14,15 @@ from psycopg import sql
 
 from toolbox_cli.db.drafts import Draft, Plan, Statement, nothing
 from toolbox_cli.db.embeddings import columns_of, space_of
-from toolbox_cli.db.plans import insert_generation, move_column, move_role, signature, update_service, vectors_lost
+from toolbox_cli.db.plans import (
+    holds,
+    insert_generation,
+    move_column,
+    move_role,
+    signature,
+    update_service,
+    vectors_lost,
+)
 from toolbox_cli.db.queries import query
 from toolbox_cli.db.state import RegistryState
 from toolbox_cli.domain.errors import StateError
@@ -62,7 +70,7 @@ def begin_building(state: RegistryState, target: Target) -> Plan:
     draft.drop_column(Role.BUILDING, "drop the embeddings that were set aside")
     draft.retire(Role.BUILDING, "history: what was set aside is gone")
     vectors = dict(state.vectors) | {Role.BUILDING.column: 0}
-    if previous is not None and signature(previous.space) == wanted:
+    if previous is not None and holds(state, Role.PREVIOUS, target.space):
         move_column(draft, Role.PREVIOUS, Role.BUILDING, "built on what is there: nothing is paid for twice")
         draft.add(move_role(Role.PREVIOUS, Role.BUILDING), "the former generation is being built again")
         vectors = dict(state.vectors) | {Role.BUILDING.column: state.vectors.get(Role.PREVIOUS.column, 0)}

@@ -177,7 +177,7 @@ def _change_generation(state: RegistryState, generation: Generation, target: Tar
     if wanted == plans.signature(generation.space) and not altered:
         plan = plans.update_service(state, generation, target)
         return ([Step("service of the current generation", plan)] if plan.statements else []), generation
-    if building is not None and building.rolled_back_at is not None and wanted == plans.signature(building.space):
+    if building is not None and building.rolled_back_at is not None and plans.holds(state, Role.BUILDING, target.space):
         plan = plans.bring_forward(state)
         plan = plan.then(plans.update_service(plan.after, building, target))
         return [Step("bring the embeddings that were set aside back", plan)], building
@@ -188,9 +188,9 @@ def _change_generation(state: RegistryState, generation: Generation, target: Tar
         )
     plan = plans.disown_current(state, generation) if altered else nothing(state)
     previous = state.generations.get(Role.PREVIOUS)
-    if previous is not None and wanted == plans.signature(previous.space):
-        # As `toolbox rollback` does: its vectors are there, and must not be dropped to be paid for again.
-        plan = plan.then(plans.swap_back(plan.after))
+    if previous is not None and plans.holds(state, Role.PREVIOUS, target.space):
+        # Its vectors are there, and must not be dropped to be paid for again.
+        plan = plan.then(plans.exchange(plan.after))
         plan = plan.then(plans.update_service(plan.after, previous, target))
         return [Step("back to the previous generation", plan)], previous
     return [Step(AT_ONCE, plan.then(plans.retire_current(plan.after, target)))], generation

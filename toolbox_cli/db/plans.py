@@ -102,6 +102,28 @@ def set_aside(state: RegistryState, building: Generation) -> Plan:
     return Plan((Statement(statement.format(sql.Literal(building.id)), purpose),), state)
 
 
+def exchange(state: RegistryState) -> Plan:
+    """The current and the previous generation change places: `toolbox rollback` leads back from either."""
+    draft = Draft(state)
+    losses = vectors_lost(state, Role.BUILDING)
+    draft.drop_column(Role.BUILDING, "drop what is in the way")
+    draft.retire(Role.BUILDING, "history: what was in the way is gone")
+    # By way of the third role: no two columns, indexes or generations may bear one name at a time.
+    for old, new, purpose in (
+        (Role.CURRENT, Role.BUILDING, "keep the vectors for a roll back"),
+        (Role.PREVIOUS, Role.CURRENT, "bring the former embeddings back"),
+        (Role.BUILDING, Role.PREVIOUS, "keep the vectors for a roll back"),
+    ):
+        move_column(draft, old, new, purpose)
+        draft.add(move_role(old, new), "the former generation is current again, the present one is the previous one")
+    draft.add_fingerprint(Role.CURRENT, "fingerprints of the embeddings that are back")
+    moved = {
+        Role.PREVIOUS.column: state.vectors.get(Role.CURRENT.column, 0),
+        Role.CURRENT.column: state.vectors.get(Role.PREVIOUS.column, 0),
+    }
+    return draft.plan(vectors=moved, losses=losses)
+
+
 def bring_forward(state: RegistryState) -> Plan:
     """Make the building generation current; what was current becomes the previous one."""
     draft = Draft(state)
@@ -124,6 +146,14 @@ def signature(space: EmbeddingSpace) -> tuple[object, ...]:
     """What makes two embedding spaces one: the query prefix is left out, for it is in no stored vector."""
     model = canonical_name(space.model) if space.model else None
     return (model, space.dimension, space.document_prefix)
+
+
+def holds(state: RegistryState, role: Role, space: EmbeddingSpace) -> bool:
+    """Whether the vectors in a role are of a space, by record and by column: somebody may have altered the column."""
+    found = state.generations.get(role)
+    if found is None or signature(found.space) != signature(space):
+        return False
+    return state.dimension_of(role) == space.dimension
 
 
 def update_service(state: RegistryState, generation: Generation, target: Target) -> Plan:

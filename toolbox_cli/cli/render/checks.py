@@ -123,7 +123,7 @@ def cutover_text(found: CutoverReport, *, dry_run: bool) -> None:
     failed = [check.name for check in found.checks if check.status.value == "fail"]
     if failed:
         names = ", ".join(failed)
-        console.print(f"Next: [bold]toolbox verify[/bold] names what mends this, which was no obstacle: {names}")
+        console.print(f"Next: [bold]toolbox verify[/bold] looks again at what was no obstacle: {names}")
     console.print(f"kept for `toolbox rollback` until `toolbox prune`: {former}", markup=False)
     if found.settings:
         console.print(f"Now {plain(found.settings)}", markup=False)

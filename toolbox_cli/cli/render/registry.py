@@ -12,31 +12,27 @@ from toolbox_cli.cli.render.output import counted, document
 from toolbox_cli.cli.report import plain
 
 if TYPE_CHECKING:
-    from toolbox_cli.core.status import GenerationStatus, Status
+    from toolbox_cli.core.status import Ahead, GenerationStatus, Status
     from toolbox_cli.db.embedded import ServerStatus
     from toolbox_cli.domain.changes import Outline
 
 
 _LEFT_TO_DO = "[bold]toolbox status[/bold] shows what is left to do."
-_NEXT_WHILE_BUILDING = {
-    "toolbox reindex": "[bold]toolbox reindex[/bold] fills the new column; search goes on with the present embeddings.",
-    "toolbox cutover": "[bold]toolbox cutover[/bold] lets search read the new embeddings: they are all there.",
-}
 
 
 def outline(
-    found: Outline, *, done: bool, as_json: bool, nothing: str | None = None, while_building: str | None = None
+    found: Outline, *, done: bool, as_json: bool, nothing: str | None = None, ahead: Ahead | None = None
 ) -> None:
     """A change of schema or generations, carried out or only planned.
 
-    ``nothing`` stands for an empty one; ``while_building`` is the command that comes next when a generation is built.
+    ``nothing`` stands for an empty one; ``ahead`` is what comes next for the generation that is being built.
     """
     if as_json:
         document(found.model_dump(mode="json") | {"done": done and not found.empty})
         return
     console = paper()
     if found.empty:
-        as_it_is = "these embeddings are being built already" if while_building else "the registry is as asked for"
+        as_it_is = "these embeddings are being built already" if ahead else "the registry is as asked for"
         console.print(nothing or f"Nothing to do: {as_it_is}.", markup=False)
     for step in found.steps:
         if not step.statements and not step.title.startswith(("migration", "undo")):
@@ -58,10 +54,20 @@ def outline(
     if done and found.retires:
         meanwhile = "until then search goes by words only"
         console.print(f"Next: [bold]toolbox reindex[/bold] embeds the tools again; {meanwhile}.")
-    elif done and (while_building or not found.empty):
-        console.print(f"Next: {_NEXT_WHILE_BUILDING.get(while_building or '', _LEFT_TO_DO)}")
+    elif done and (ahead or not found.empty):
+        console.print(f"Next: {_next(ahead)}")
     if found.settings:
         console.print(f"Now {plain(found.settings)}", markup=False)
+
+
+def _next(ahead: Ahead | None) -> str:
+    if ahead is not None and ahead.command == "toolbox cutover":
+        last = f", and makes the last {ahead.pending} itself" if ahead.pending else ": they are all there"
+        return f"[bold]toolbox cutover[/bold] lets search read the new embeddings{last}."
+    if ahead is not None and ahead.command == "toolbox reindex":
+        does = "fills the new column" if ahead.pending else "brings what search reads up to date"
+        return f"[bold]toolbox reindex[/bold] {does}; search goes on with the present embeddings."
+    return _LEFT_TO_DO
 
 
 def sql(found: Outline, *, as_json: bool) -> None:

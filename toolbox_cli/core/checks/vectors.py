@@ -52,7 +52,7 @@ async def check_coverage(verification: Verification, inspector: Inspector, gener
         verification.require("coverage", not (census.missing or census.failed), detail, remedy)
     else:
         verification.add("coverage", CheckStatus.WARN, "there is no active tool", "toolbox import FILE")
-    if census.missing + census.failed == census.active:
+    if census.missing == census.active:
         verification.add("fingerprints", CheckStatus.SKIP, NO_VECTOR)
         return
     detail = f"{census.fresh} of {census.active} vectors were made from the present text by the present model"
