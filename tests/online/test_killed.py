@@ -119,6 +119,25 @@ def abandoned(conninfo: str, old: dict[str, bytes]) -> None:
     assert list(indexes(conninfo)) == ["ix_tools_embedding"]
 
 
+def changed_back(conninfo: str, old: dict[str, bytes]) -> None:
+    assert roles(conninfo) == {"current": ("test-model", 8), "previous": ("new-model", 16)}
+    assert vectors(conninfo) == old
+    assert len(vectors(conninfo, "embedding_previous")) == TOOLS
+    assert sorted(indexes(conninfo)) == ["ix_tools_embedding", "ix_tools_embedding_previous"]
+
+
+def set_aside(conninfo: str, old: dict[str, bytes]) -> None:
+    assert roles(conninfo) == {"current": ("new-model", 16), "building": ("test-model", 8)}
+    assert vectors(conninfo, "embedding_next") == old
+    assert value(conninfo, "SELECT rolled_back_at IS NOT NULL FROM embedding_generations WHERE role = 'building'")
+
+
+def made_anew(conninfo: str, old: dict[str, bytes]) -> None:
+    assert roles(conninfo) == {"current": ("test-model", 8)}
+    assert vectors(conninfo) == old
+    assert list(indexes(conninfo)) == ["ix_tools_embedding"]
+
+
 def pruned(conninfo: str, old: dict[str, bytes]) -> None:
     assert roles(conninfo) == {"current": ("new-model", 16)}
     assert len(vectors(conninfo)) == TOOLS
@@ -127,6 +146,8 @@ def pruned(conninfo: str, old: dict[str, bytes]) -> None:
 
 ONLINE = ("migrate", "--online", "--model", "new-model", "--dimension", "16", "--endpoint-url", "{new}")
 AT_ONCE = ("migrate", "--model", "new-model", "--dimension", "16", "--endpoint-url", "{new}")
+BACK = ("migrate", "--model", "test-model", "--dimension", "8")
+BACK_ONLINE = (*BACK, "--online")
 REINDEX, CUTOVER, ROLLBACK, PRUNE = ("reindex",), ("cutover",), ("rollback", "--yes"), ("prune", "--yes")
 CASES = {
     "migrate at once": Case(AT_ONCE, (), changed_at_once),
@@ -137,6 +158,9 @@ CASES = {
     "reindex --cutover": Case((*REINDEX, "--cutover"), (ONLINE,), cut_over),
     "rollback": Case(ROLLBACK, (ONLINE, REINDEX, CUTOVER), rolled_back),
     "rollback before the cutover": Case(ROLLBACK, (ONLINE, REINDEX), abandoned),
+    "migrate back": Case(BACK, (AT_ONCE, REINDEX), changed_back),
+    "rollback of a former generation": Case(ROLLBACK, (ONLINE, REINDEX, CUTOVER, BACK_ONLINE), set_aside),
+    "reindex --all": Case((*REINDEX, "--all"), (), made_anew),
     "prune": Case(PRUNE, (ONLINE, REINDEX, CUTOVER), pruned),
 }
 
