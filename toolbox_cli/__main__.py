@@ -1,5 +1,5 @@
 """``python -m toolbox_cli`` is the command ``toolbox``."""
 
-from toolbox_cli.cli import main
+from toolbox_cli.cli import run
 
-main()
+run()
