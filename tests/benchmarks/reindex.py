@@ -1,8 +1,13 @@
-"""``toolbox reindex`` against the embedding service alone and against a script of the usual shape.
+"""``toolbox reindex`` against the embedding service alone, the least program that could do it, and the usual script.
 
 Everything is measured in one run, on one machine, and quoted as a ratio: (a) one request and one database session a
 tool, ten in flight; (b) the service alone, with our own client, batch and concurrency, vectors thrown away; (c)
-``toolbox reindex`` end to end, as a process. (b) and (c) take turns, so that a machine that slows down slows both.
+``toolbox reindex`` end to end, as a process; (p) a bare prototype: every text read at once, the same client, batch and
+concurrency, joined binary writes, and nothing else: no fingerprints, no check that a text is still the same, no locks,
+no second worker, no bad answers. (b), (p) and (c) take turns, so that a machine that slows down slows all.
+
+Where service, client and server share two cores, (c)/(b) tells how many cores there are; (p)/(b) is what they allow,
+and (c)/(p) what this program costs.
 """
 
 from __future__ import annotations
@@ -12,14 +17,17 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import psycopg
 import uvloop
 
 from toolbox_cli.db.embedded import EmbeddedServer
+from toolbox_cli.db.vectors import IdArray, VectorArray, register_arrays
 from toolbox_cli.embedding import build_embedder
 
 if __name__ == "__main__":
@@ -28,6 +36,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import world
+
+if TYPE_CHECKING:
+    from toolbox_cli.domain.ports import Vectors
+    from toolbox_cli.embedding.http import HttpEmbedder
+    from toolbox_cli.embedding.local import LocalEmbedder
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,12 @@ class Case:
     goal: float
 
 
+#: What joined writes are worth joining up to, as measured for the pipeline too.
+ROWS_A_COMMIT = 1_000
+WRITE = """
+UPDATE tools t SET embedding = v.embedding
+FROM unnest(%s::bigint[], %s) AS v(id, embedding) WHERE t.id = v.id
+"""
 SLOW = ("--capacity", "2000")
 FAST = ("--latency", "0.02", "--latency-per-input", "0.0002")
 CASES = (
@@ -62,18 +81,21 @@ CASES = (
 
 @dataclass(frozen=True)
 class Result:
-    """Tools per second of (b) and (c), and the ratios of the pairs."""
+    """Tools per second of (b), (p) and (c), medians, and the median ratios of what was measured together."""
 
     case: Case
     alone: float
+    prototype: float
     reindex: float
-    ratio: float
-    ratios: list[float]
+    to_service: float
+    to_prototype: float
+    prototype_to_service: float
+    #: Of each round: tools per second of (b), (p) and (c).
+    rounds: list[tuple[float, float, float]]
 
 
-async def service_alone(texts: list[str], case: Case, url: str) -> float:
-    """Tools per second of the service with our client; the vectors are thrown away."""
-    embedder = build_embedder(
+def client(case: Case, url: str) -> HttpEmbedder | LocalEmbedder:
+    return build_embedder(
         model=world.MODEL,
         dimension=case.dimension,
         document_prefix="",
@@ -84,22 +106,71 @@ async def service_alone(texts: list[str], case: Case, url: str) -> float:
         retry_timeout=30,
         max_batch=case.batch,
     )
+
+
+async def service_alone(texts: list[str], case: Case, url: str) -> float:
+    """Tools per second of the service with our client; the vectors are thrown away."""
+
+    async def throw_away(start: int, vectors: Vectors) -> None:
+        pass
+
+    started = time.perf_counter()
+    await embed_all(texts, case, url, throw_away)
+    return len(texts) / (time.perf_counter() - started)
+
+
+async def embed_all(texts: list[str], case: Case, url: str, use: Callable[[int, Vectors], Awaitable[None]]) -> None:
+    """Hand the vectors of each batch on, with the number of its first text."""
+    embedder = client(case, url)
     slots = asyncio.Semaphore(case.concurrency)
 
-    async def one(batch: list[str]) -> None:
+    async def one(start: int) -> None:
         try:
-            await embedder.embed_documents(batch)
+            await use(start, await embedder.embed_documents(texts[start : start + case.batch]))
         finally:
             slots.release()
 
-    started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for start in range(0, len(texts), case.batch):
             await slots.acquire()
-            group.create_task(one(texts[start : start + case.batch]))
-    seconds = time.perf_counter() - started
+            group.create_task(one(start))
     await embedder.aclose()
-    return len(texts) / seconds
+
+
+async def prototype(conninfo: str, case: Case, url: str) -> float:
+    """Tools per second of the least that could do it, from the first read to the last commit."""
+    answers: asyncio.Queue[tuple[int, Vectors] | None] = asyncio.Queue(2 * ROWS_A_COMMIT // case.batch)
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        await register_arrays(connection)
+        started = time.perf_counter()
+        rows = await (await connection.execute(world.TEXTS)).fetchall()
+        writer = asyncio.create_task(write_all(connection, [row[0] for row in rows], answers))
+
+        async def keep(start: int, vectors: Vectors) -> None:
+            await answers.put((start, vectors))
+
+        await embed_all([row[1] for row in rows], case, url, keep)
+        await answers.put(None)
+        await writer
+        return len(rows) / (time.perf_counter() - started)
+
+
+async def write_all(
+    connection: psycopg.AsyncConnection, ids: list[int], answers: asyncio.Queue[tuple[int, Vectors] | None]
+) -> None:
+    ended = False
+    while not ended:
+        collected: list[Vectors] = []
+        written: list[int] = []
+        while len(written) < ROWS_A_COMMIT and not ended:
+            answer = await answers.get()
+            if answer is None:
+                ended = True
+            else:
+                collected.append(answer[1])
+                written += ids[answer[0] : answer[0] + len(answer[1])]
+        if written:
+            await connection.execute(WRITE, (IdArray(written), VectorArray(*collected)), prepare=True)
 
 
 async def usual_script(server: EmbeddedServer, database: str, url: str, tools: int) -> float:
@@ -125,32 +196,43 @@ async def usual_script(server: EmbeddedServer, database: str, url: str, tools: i
 def measure(server: EmbeddedServer, template: str, case: Case, repeats: int) -> Result:
     floats = ("--base64", "ignored") if case.floats else ()
     how = ["--concurrency", str(case.concurrency), "--batch-size", str(case.batch)]
-    alone: list[float] = []
-    done: list[float] = []
+    rounds: list[tuple[float, float, float]] = []
     with world.service("--dimension", str(case.dimension), *case.service, *floats) as url:
         texts = world.texts(server, template)
-        # The service computes a text's vector once and then knows it: the first round warms it for both.
+        # The service computes a text's vector once and then knows it: the first round warms it for all.
         asyncio.run(service_alone(texts, case, url))
         for _ in range(repeats):
-            alone.append(uvloop.run(service_alone(texts, case, url)))
+            alone = uvloop.run(service_alone(texts, case, url))
+            with world.clone(server, template) as database:
+                bare = uvloop.run(prototype(server.conninfo(database), case, url))
             with world.clone(server, template) as database:
                 summary = world.toolbox(["reindex", *how], world.environment(server, database, url))
                 if summary["embedded"] != case.tools:
                     raise RuntimeError(f"expected {case.tools} embedded, found {summary}")
-                done.append(case.tools / float(str(summary["seconds"])))
-    ratios = [c / b for b, c in zip(alone, done, strict=True)]
-    return Result(case, statistics.median(alone), statistics.median(done), statistics.median(ratios), ratios)
+            rounds.append((alone, bare, case.tools / float(str(summary["seconds"]))))
+    return Result(
+        case,
+        *(statistics.median(column) for column in zip(*rounds, strict=True)),
+        to_service=statistics.median(c / b for b, _, c in rounds),
+        to_prototype=statistics.median(c / p for _, p, c in rounds),
+        prototype_to_service=statistics.median(p / b for b, p, _ in rounds),
+        rounds=rounds,
+    )
 
 
 def table(results: list[Result], script: tuple[float, float] | None) -> str:
-    lines = ["service          tools  dim    answer  batch  (b) tools/s  (c) tools/s  (c)/(b)  goal"]
+    lines = [
+        "service          tools  dim    answer  batch  (b) tools/s  (p) tools/s  (c) tools/s"
+        "  (c)/(b)  goal    (p)/(b)  (c)/(p)"
+    ]
     for result in results:
         case = result.case
         answer = "floats" if case.floats else "base64"
         goal = f"≥ {case.goal:.2f}" if case.goal else "-"
         lines.append(
             f"{case.name:<15} {case.tools:>6}  {case.dimension:>4}  {answer:>6}  {case.batch:>3}×{case.concurrency:<3}"
-            f" {result.alone:>11,.0f}  {result.reindex:>11,.0f}  {result.ratio:>7.2f}  {goal}"
+            f" {result.alone:>11,.0f}  {result.prototype:>11,.0f}  {result.reindex:>11,.0f}  {result.to_service:>7.2f}"
+            f"  {goal:<6}  {result.prototype_to_service:>7.2f}  {result.to_prototype:>7.2f}"
         )
     if script:
         lines.append(f"script of one request a tool: {script[0]:,.0f} tools/s; (c)/(a) = {script[1]:.1f}, goal ≥ 35")

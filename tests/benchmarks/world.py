@@ -34,6 +34,8 @@ SELECT (ARRAY['get','list','create','update','delete','send'])[1 + g %% 6] || '_
 FROM generate_series(1, %(count)s) AS g
 """
 
+TEXTS = "SELECT id, toolbox_tool_text(name::text, description::text, input_schema) FROM tools ORDER BY id"
+
 
 @contextlib.contextmanager
 def database_server(**settings: str) -> Iterator[EmbeddedServer]:
@@ -122,10 +124,7 @@ def drop(server: EmbeddedServer, name: str) -> None:
 def texts(server: EmbeddedServer, database: str) -> list[str]:
     """What a reindex of this database sends, in its order."""
     with psycopg.connect(server.conninfo(database)) as connection:
-        rows = connection.execute(
-            "SELECT toolbox_tool_text(name::text, description::text, input_schema) FROM tools ORDER BY id"
-        )
-        return [row[0] for row in rows]
+        return [row[1] for row in connection.execute(TEXTS)]
 
 
 def census(env: dict[str, str]) -> dict[str, int]:
