@@ -62,8 +62,7 @@ class HttpEmbedder:
     ``dimension`` None accepts whatever the service makes and holds it to the first answer.
     ``request_timeout`` (s) covers one request from connecting to the last byte; ``retry_timeout`` (s) is the
     time after which no further retry of a batch begins. ``throttled`` and ``timed_out`` count such answers
-    over the life of the instance, for whoever steers the concurrency; ``last_retry_after`` (s) is the latest
-    wait that a service asked for.
+    over the life of the instance, for whoever steers the concurrency.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class HttpEmbedder:
         self._slots = asyncio.Semaphore(_CONNECTIONS)
         self.throttled = 0
         self.timed_out = 0
-        self.last_retry_after = 0.0
         self.answered_base64: bool | None = None
         self.answered_out_of_order = False
 
@@ -230,7 +228,6 @@ class HttpEmbedder:
         )
         if isinstance(fault, ThrottledError):
             self.throttled += 1
-            self.last_retry_after = fault.retry_after or 0.0
         raise fault
 
     def _read(self, payload: Any, body: bytes, count: int, dimension: int | None) -> Vectors:
