@@ -23,6 +23,11 @@ built-in model and with all-MiniLM-L6-v2:
 Dividing the sum by the best tool's, as in the third and fourth line, gives the best tool full marks however little of
 the question it has. On questions that quote the tools that is better still; on the others it is worse than the vectors
 alone, and nobody knows beforehand which kind is asked.
+
+Tried as well, and no better on both sets by more than .01: coverage to the power of 1.25 to 3, coverage weighed by how
+near a tool is, rarities to the power of ½ to 2, words of the name, the description or the parameters counting more
+than others, and dividing by the length of the description. The weight of 1.5 is where the first set is best: 2 to 4
+give the second up to .69 / .82 and take up to .03 / .05 from the first.
 """
 
 from __future__ import annotations
