@@ -190,8 +190,10 @@ def kills(server: EmbeddedServer, seed: int) -> None:
     """kill -9 at twenty random moments, then one run to the end: nothing lost, nothing paid for twice."""
     tools, concurrency, batch = 20_000, 8, 64
     chance = random.Random(seed)
-    with world.service("--dimension", "256", "--capacity", "2500") as url:
-        world.make_template(server, "kills", tools=tools, dimension=256, url=url, index="hnsw")
+    # The service's vectors have no neighbourhoods: of 256 dimensions an index finds two thirds of the nearest, which
+    # verify rightly complains of.
+    with world.service("--dimension", "16", "--capacity", "2500") as url:
+        world.make_template(server, "kills", tools=tools, dimension=16, url=url, index="hnsw")
         env = world.environment(server, "kills", url)
         lost = 0
         for _ in range(20):
