@@ -8,12 +8,15 @@ from typing import Any
 import psycopg
 import pytest
 from support.cli import Service, Toolbox
-from support.registries import execute, server_insert, value
+from support.registries import execute, opened, server_insert, value
 from support.reindexing import add_tools
 
 from toolbox_cli.core.fusion import COVERAGE_WEIGHT, DEPTH, fuse
+from toolbox_cli.core.search import hybrid
 from toolbox_cli.db import search as search_module
-from toolbox_cli.domain.models import SearchHit
+from toolbox_cli.db.search import PostgresSearchStore
+from toolbox_cli.domain.models import Role, SearchHit
+from toolbox_cli.domain.searching import SearchFilter
 
 
 def found(toolbox: Toolbox, *arguments: str) -> list[dict[str, Any]]:
@@ -247,3 +250,20 @@ def test_an_update_of_the_vectors_alone_stays_hot_beside_the_text_index(registry
         ).fetchone()
     assert row is not None
     assert row[0] == row[1] > 10
+
+
+async def test_a_session_that_asks_often_keeps_no_plan_for_whatever_may_be_asked(registry: str) -> None:
+    add_tools(registry, 50)
+    execute(registry, """UPDATE tools SET tags = '["rare"]' WHERE name = 'tool_7'""")
+    execute(registry, "UPDATE tools SET embedding = array_fill(1, ARRAY[8])::vector")
+    async with opened(registry) as session:
+        generation = (await session.state()).require_generation(Role.CURRENT)
+        store = PostgresSearchStore(session.connection)
+        for _ in range(8):
+            where = SearchFilter(tags=["rare"])
+            hits, _ = await hybrid(store, generation, "[1,1,1,1,1,1,1,1]", "tool", where, 5)
+            assert [hit.name for hit in hits] == ["tool_7"]
+        kept = await session.connection.execute(
+            "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%tags%'"
+        )
+        assert await kept.fetchall() == []

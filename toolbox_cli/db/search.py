@@ -161,7 +161,8 @@ class PostgresSearchStore(PostgresTextSearch):
             if always(estimated)[0] > 2 * EXACT_UP_TO:
                 return EXACT_UP_TO + 1
         statement = query("search", "count_candidates", column=column)
-        return int(always(await (await self._connection.execute(statement, parameters)).fetchone())[0])
+        counted = await self._connection.execute(statement, parameters, prepare=False)
+        return int(always(await counted.fetchone())[0])
 
     async def _check_in_place(self, generation: Generation, parameters: dict[str, Any]) -> None:
         statement = query("search", "generation_in_role")
@@ -202,7 +203,7 @@ class PostgresSearchStore(PostgresTextSearch):
 
     async def _fetch(self, statement: sql.Composed, parameters: dict[str, Any]) -> list[SearchHit]:
         async with self._connection.cursor(row_factory=class_row(SearchHit)) as cursor:
-            await cursor.execute(statement, parameters)
+            await cursor.execute(statement, parameters, prepare=False)
             return await cursor.fetchall()
 
 

@@ -56,10 +56,11 @@ class PostgresTextSearch:
         }
         parts = {"configuration": sql.Literal(CONFIGURATION), "lexemes": lexemes("t")}
         with database_errors():
-            counted = await self._connection.execute(query("text_search", "collection"), parameters)
+            counted = await self._connection.execute(query("text_search", "collection"), parameters, prepare=False)
             tools = int(always(await counted.fetchone())[0])
             parameters |= {"collection": tools, "common": min(max(int(COMMON_SHARE * tools), FEW), MOST_COMMON)}
-            cursor = await self._connection.execute(query("text_search", "coverage", **parts), parameters)
+            statement = query("text_search", "coverage", **parts)
+            cursor = await self._connection.execute(statement, parameters, prepare=False)
             return {tool_id: float(coverage) for tool_id, coverage, _ in await cursor.fetchall()}
 
     async def categories(self, *, include_inactive: bool) -> list[str]:
@@ -87,7 +88,11 @@ class PostgresTextSearch:
 
 
 def filters_of(where: SearchFilter) -> dict[str, Any]:
-    """The parameters that every search statement filters by."""
+    """The parameters that every search statement filters by.
+
+    Such a statement is never prepared: a session that asks often would soon get a plan for whatever may be asked, which
+    reads every tool. Two rare tags of 100,000 tools: 163 ms a search, and 3.5 ms with plans of its own.
+    """
     return {
         "include_inactive": where.include_inactive,
         "category": where.category,
