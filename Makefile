@@ -38,10 +38,10 @@ type: $(STAMP) ## check types
 
 check: lint type test ## lint, type and test: what CI runs
 
-faults: $(STAMP) ## kill every command at every statement, twice, and run it again (10 minutes)
+faults: $(STAMP) ## kill every command at every statement, twice, and run it again (20 minutes)
 	@FAULTS=all $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/online/test_killed.py
 
-bench: $(STAMP) ## measure reindex against the service alone, changes beside traffic, search and verify (35 minutes)
+bench: $(STAMP) ## measure reindex against the service alone, changes beside traffic, search and verify (45 minutes)
 	@$(BIN)/python tests/benchmarks/reindex.py --json bench.json
 	@$(BIN)/python tests/benchmarks/scale.py
 	@$(BIN)/python tests/benchmarks/online.py
