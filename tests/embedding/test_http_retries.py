@@ -58,6 +58,20 @@ async def test_faults_that_pass(
     assert embedder.throttled == throttled
 
 
+@pytest.mark.parametrize(
+    ("fault", "waited"),
+    [(fault, waited) for fault, throttled, waited in PASSING if throttled],
+    ids=lambda value: str(value)[:40],
+)
+async def test_the_wait_that_a_busy_service_asks_for_is_the_one_that_is_known(
+    service: EmbeddingService, make: Make, fault: Fault, waited: float
+) -> None:
+    service.behaviour.faults = [Fault(**vars(fault))]
+    with pytest.raises(ThrottledError) as refused:
+        await make(retry_timeout=0).embed_documents(TEXTS)
+    assert (refused.value.retry_after or 0.0) == pytest.approx(waited)
+
+
 async def test_retry_after_as_a_date(service: EmbeddingService, make: Make) -> None:
     service.behaviour.faults = [Fault(429, headers={"Retry-After": formatdate(time.time() + 2, usegmt=True)})]
     started = time.perf_counter()
