@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from toolbox_cli.domain.catalog import find_model
@@ -41,9 +40,6 @@ def build_embedder(
         return LocalEmbedder(
             model=model, dimension=dimension, document_prefix=document_prefix, query_prefix=query_prefix
         )
-    # httpx loads its own command line with click, pygments and half of rich wherever these are installed, 50 ms of a
-    # command's second. None in sys.modules is Python's "cannot be imported", which httpx expects: its CLI is an extra.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # typeshed does not know of None
     from toolbox_cli.embedding.http import HttpEmbedder
 
     known = find_model(model)
