@@ -18,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ import httpx
 import psycopg
 import uvloop
 
+from toolbox_cli.core.pipeline import ROWS_A_COMMIT
 from toolbox_cli.db.embedded import EmbeddedServer
 from toolbox_cli.db.vectors import IdArray, VectorArray, register_arrays
 from toolbox_cli.embedding import build_embedder
@@ -38,7 +40,7 @@ if __name__ == "__main__":
 from benchmarks import world
 
 if TYPE_CHECKING:
-    from toolbox_cli.domain.ports import Vectors
+    from toolbox_cli.domain.ports import Embedder, Vectors
     from toolbox_cli.embedding.http import HttpEmbedder
     from toolbox_cli.embedding.local import LocalEmbedder
 
@@ -58,8 +60,6 @@ class Case:
     goal: float
 
 
-#: What joined writes are worth joining up to, as measured for the pipeline too.
-ROWS_A_COMMIT = 1_000
 WRITE = """
 UPDATE tools t SET embedding = v.embedding
 FROM unnest(%s::bigint[], %s) AS v(id, embedding) WHERE t.id = v.id
@@ -108,20 +108,10 @@ def client(case: Case, url: str) -> HttpEmbedder | LocalEmbedder:
     )
 
 
-async def service_alone(texts: list[str], case: Case, url: str) -> float:
-    """Tools per second of the service with our client; the vectors are thrown away."""
-
-    async def throw_away(start: int, vectors: Vectors) -> None:
-        pass
-
-    started = time.perf_counter()
-    await embed_all(texts, case, url, throw_away)
-    return len(texts) / (time.perf_counter() - started)
-
-
-async def embed_all(texts: list[str], case: Case, url: str, use: Callable[[int, Vectors], Awaitable[None]]) -> None:
+async def embed_all(
+    embedder: Embedder, texts: list[str], case: Case, use: Callable[[int, Vectors], Awaitable[None]]
+) -> None:
     """Hand the vectors of each batch on, with the number of its first text."""
-    embedder = client(case, url)
     slots = asyncio.Semaphore(case.concurrency)
 
     async def one(start: int) -> None:
@@ -134,22 +124,36 @@ async def embed_all(texts: list[str], case: Case, url: str, use: Callable[[int, 
         for start in range(0, len(texts), case.batch):
             await slots.acquire()
             group.create_task(one(start))
-    await embedder.aclose()
+
+
+async def service_alone(texts: list[str], case: Case, url: str) -> float:
+    """Tools per second of the service with our client; the vectors are thrown away."""
+
+    async def throw_away(start: int, vectors: Vectors) -> None:
+        pass
+
+    async with aclosing(client(case, url)) as embedder:
+        started = time.perf_counter()
+        await embed_all(embedder, texts, case, throw_away)
+        return len(texts) / (time.perf_counter() - started)
 
 
 async def prototype(conninfo: str, case: Case, url: str) -> float:
     """Tools per second of the least that could do it, from the first read to the last commit."""
     answers: asyncio.Queue[tuple[int, Vectors] | None] = asyncio.Queue(2 * ROWS_A_COMMIT // case.batch)
-    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+
+    async def keep(start: int, vectors: Vectors) -> None:
+        await answers.put((start, vectors))
+
+    async with (
+        await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection,
+        aclosing(client(case, url)) as embedder,
+    ):
         await register_arrays(connection)
         started = time.perf_counter()
         rows = await (await connection.execute(world.TEXTS)).fetchall()
         writer = asyncio.create_task(write_all(connection, [row[0] for row in rows], answers))
-
-        async def keep(start: int, vectors: Vectors) -> None:
-            await answers.put((start, vectors))
-
-        await embed_all([row[1] for row in rows], case, url, keep)
+        await embed_all(embedder, [row[1] for row in rows], case, keep)
         await answers.put(None)
         await writer
         return len(rows) / (time.perf_counter() - started)
