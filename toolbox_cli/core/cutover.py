@@ -122,7 +122,7 @@ async def _swap(work: Workshop, change: CutoverChange, *, force: bool) -> tuple[
     await change.watch_changes(work.progress)
     try:
         return await _catch_up_and_swap(work, change, force=force)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, must not leave the log of changes behind
         with suppress(ToolboxError):
             await change.give_up(work.progress)
         raise

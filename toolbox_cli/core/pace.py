@@ -45,7 +45,7 @@ class Pace:
                 start = max(now, self._next_start)
                 self._next_start = start + tools / self._max_rate
                 await asyncio.sleep(start - now)
-        except BaseException:
+        except BaseException:  # a cancelled request, too, would take its permit along
             self.leave()
             raise
 
